@@ -94,7 +94,7 @@ class BertConfig:
                 f"num_attention_heads: expected a divisor of hidden_size {self.hidden_size}, "
                 f"got {self.num_attention_heads}"
             )
-        if self.hidden_act not in GELU_FORMS:
+        if self.hidden_act not in list(GELU_FORMS):  # a list: what JSON holds may not hash
             raise ValueError(
                 f"hidden_act: expected one of {', '.join(GELU_FORMS)}, got {self.hidden_act!r}"
             )

@@ -208,6 +208,7 @@ def init_weights(module: nn.Module, config: BertConfig) -> None:
             nn.init.normal_(part.weight, std=config.initializer_range)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
+    for part in module.modules():
         if isinstance(part, Embeddings) and config.pad_token_id is not None:
             with torch.no_grad():
                 part.word.weight[config.pad_token_id].zero_()

@@ -27,12 +27,12 @@ ROUNDS = 7
 
 
 def philox(
-    seed: Int64[Tensor, ""], counter: tuple[Int64[Tensor, "..."], ...]
+    seed: Int64[Tensor, ""], counter: tuple[Int64[Tensor, "..."], ...], rounds: int = ROUNDS
 ) -> tuple[Int64[Tensor, "..."], ...]:
     """Turn a counter of four words into four random words, each in [0, 2³²) held in an int64."""
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = seed & _MASK, (seed >> 32) & _MASK
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         a, b = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # 64-bit products, modulo 2⁶⁴
         c0, c1, c2, c3 = (
             ((b >> 32) & _MASK) ^ c1 ^ k0,

@@ -115,6 +115,8 @@ def _heads_first(x: Tensor, rows: Tensor) -> Tensor:
 
 def _probabilities(query: Tensor, key: Tensor, valid: Tensor | None) -> Tensor:
     """Scale, multiply, hide the keys past a sequence's end, normalise."""
+    if query.dtype in (torch.float16, torch.bfloat16):
+        query, key = query.float(), key.float()  # the exponential magnifies rounding
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if valid is not None:
         scores = scores.masked_fill(~valid[:, None, None, :], float("-inf"))
@@ -135,17 +137,18 @@ def attention(
     for index, group in enumerate(groups):
         q, k, v = (_heads_first(x, group.rows) for x in (query, key, value))
         if dropout is None or dropout.p == 0:
-            mask = None if group.valid is None else group.valid[:, None, None, :]
             if query.device.type == "cpu":
-                context = _probabilities(q, k, group.valid) @ v
+                context = _probabilities(q, k, group.valid).to(v.dtype) @ v
             else:
+                mask = None if group.valid is None else group.valid[:, None, None, :]
                 context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
             probabilities = _probabilities(q, k, group.valid)
             # Each group has a seed of its own; the step between them is odd and large.
             seed = dropout.seed + index * 0x632BE59BD9B4E019
             keep = keep_mask(dropout._replace(seed=seed), tuple(probabilities.shape))
-            context = torch.where(keep, probabilities, 0.0) @ v * dropout.scale
+            kept = torch.where(keep, probabilities, 0.0).to(v.dtype)
+            context = kept @ v * dropout.scale
         context = context.transpose(1, 2)
         context = context.flatten(0, 1) if group.valid is None else context[group.valid]
         contexts.append(context)
@@ -168,7 +171,7 @@ def attention_probabilities(
         return query.new_zeros(count, query.shape[1], longest, longest)
     rows = torch.where(valid, starts[:, None] + place, 0)
     q, k = _heads_first(query, rows), _heads_first(key, rows)
-    probabilities = _probabilities(q, k, valid)
+    probabilities = _probabilities(q, k, valid).to(query.dtype)
     inside = valid[:, None, :, None] & valid[:, None, None, :]
     return torch.where(inside, probabilities, 0.0)
 
