@@ -1,0 +1,133 @@
+"""What a training run is told: one frozen dataclass that is also its command line.
+
+Imports no torch, so that `--help` answers at once.
+"""
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bert.training.span import Span, parse_span
+
+# What may differ when a run is resumed. Everything else changes the numbers and is refused.
+CHANGEABLE = frozenset(
+    {
+        "budget",
+        "evaluate_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "loader_workers",
+        "max_bad_steps",
+        "device",
+        "threads",
+    }
+)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train: the budget, the optimiser, and what is kept on the way.
+
+    Raises:
+        ValueError: a field is out of its range; the message names it.
+    """
+
+    budget: str | None = None
+    """How long to train: steps (500) or wall clock (90s, 6min, 1h30min)."""
+    learning_rate: float = 1e-4
+    """The highest learning rate, reached where the warm-up ends."""
+    warmup: float = 0.1
+    """Share of the budget in which the learning rate rises from zero."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warm-up: fall linearly to zero, or stay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay of the mean of the gradient and of its square."""
+    eps: float = 1e-6
+    """AdamW's epsilon."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; biases and LayerNorm weights have none."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are scaled down to this norm; None: never."""
+    accumulation: int = 1
+    """Micro-batches in one optimiser step."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the matrix products; auto: bfloat16 where the hardware has it."""
+    evaluate_every: str | None = None
+    """Evaluate every so many steps (500) or so long (5min); None: only at the end."""
+    checkpoint_every: str | None = "10min"
+    """Save every so many steps (500) or so long (10min); None: only at the end."""
+    keep_checkpoints: int = 2
+    """The newest checkpoints that are kept; older ones are deleted."""
+    loader_workers: int = 0
+    """Processes that prepare batches; 0: the training process does."""
+    max_bad_steps: int = 5
+    """NaN or infinite steps in a row that end the run."""
+    seed: int = 0
+    """Seed of dropout."""
+    device: str = "auto"
+    """Where to train: cpu, cuda, cuda:1; auto: cuda where there is one."""
+    threads: int | None = None
+    """CPU threads of torch; None: as many as torch chooses."""
+
+    def __post_init__(self) -> None:
+        """Check each field by itself, and name the one that is wrong."""
+        for name in ("budget", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None:
+                parse_span(name, value)
+        self._require("learning_rate", "a positive number", 0 < self.learning_rate < math.inf)
+        self._require("warmup", "a share in [0, 1)", 0 <= self.warmup < 1)
+        self._require("schedule", "linear or constant", self.schedule in ("linear", "constant"))
+        self._require(
+            "betas",
+            "two numbers in [0, 1)",
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+        )
+        self._require("eps", "a positive number", 0 < self.eps < math.inf)
+        self._require("weight_decay", "zero or more", 0 <= self.weight_decay < math.inf)
+        self._require(
+            "max_grad_norm",
+            "a positive number or None",
+            self.max_grad_norm is None or 0 < self.max_grad_norm < math.inf,
+        )
+        self._require("accumulation", "1 or more", self.accumulation >= 1)
+        self._require(
+            "precision",
+            "auto, float32 or bfloat16",
+            self.precision in ("auto", "float32", "bfloat16"),
+        )
+        self._require("keep_checkpoints", "1 or more", self.keep_checkpoints >= 1)
+        self._require("loader_workers", "0 or more", self.loader_workers >= 0)
+        self._require("max_bad_steps", "1 or more", self.max_bad_steps >= 1)
+        self._require("seed", "0 or more, below 2**63", 0 <= self.seed < 2**63)
+        cores = os.cpu_count() or 1
+        self._require(
+            "threads",
+            f"None or 1 to {cores}, the cores of this machine",
+            self.threads is None or 1 <= self.threads <= cores,
+        )
+
+    def _require(self, name: str, expected: str, is_valid: bool) -> None:
+        if not is_valid:
+            raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+    def total(self) -> Span:
+        """Return the budget, which a run must have.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.budget is None:
+            raise ValueError("budget: expected steps such as 500 or a time such as 6min, got None")
+        return parse_span("budget", self.budget)
+
+    def every(self, name: Literal["evaluate_every", "checkpoint_every"]) -> Span | None:
+        """Return one of the two intervals."""
+        value = getattr(self, name)
+        return None if value is None else parse_span(name, value)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what may not change when the run is resumed, as JSON would give it back."""
+        fields = {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
+        return {**fields, "betas": list(self.betas)}

@@ -1,0 +1,111 @@
+"""The gradient of one optimiser step, whatever the number of micro-batches that it is cut into."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bert.training.hardware import Hardware
+from bert.training.objective import Objective
+
+_UINT64 = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class WindowLosses:
+    """What a window of micro-batches cost.
+
+    Means over the whole window, one for each loss that has terms in it, and the part of the
+    step's loss that each micro-batch gave, by its index.
+    """
+
+    means: dict[str, float]
+    parts: dict[int, float]
+
+    @property
+    def total(self) -> float:
+        """The step's loss: the sum of the means."""
+        return sum(self.means.values(), 0.0)
+
+
+def dropout_seed(seed: int, micro_batch: int) -> int:
+    """Return 63 bits that depend on nothing but the two (SplitMix64, Steele et al. 2014)."""
+    state = _mix(seed) + (micro_batch + 1) * 0x9E3779B97F4A7C15
+    return _mix(state) >> 1
+
+
+def add_gradients(
+    objective: Objective[Any],
+    window: Sequence[tuple[int, Any]],
+    *,
+    seed: int,
+    hardware: Hardware,
+    check: Callable[[], None] = lambda: None,
+) -> WindowLosses:
+    """Add the gradient of a window's loss to `.grad`.
+
+    The loss is Σ over names of (Σ over the window of the loss's sums) / (its terms in the whole
+    window). The terms are counted before the first pass, so that the gradient is the one of all
+    samples in one batch: the mean of the micro-batches' means is another number as soon as
+    they have unequal counts.
+
+    Args:
+        objective: on `hardware.device`.
+        window: (index, micro-batch on the CPU).
+        seed: of dropout.
+        hardware: where, and in which precision.
+        check: called before each micro-batch; may raise to abandon the window.
+
+    Raises:
+        ValueError: the objective returned other losses than it counted.
+    """
+    counts = [objective.counts(batch) for _, batch in window]
+    terms: Counter[str] = Counter()
+    for count in counts:
+        terms.update(count)
+
+    sums: dict[str, Tensor] = {}
+    parts: dict[int, Tensor] = {}
+    for (index, batch), count in zip(window, counts, strict=True):
+        check()
+        if not any(count.values()):
+            continue
+        losses = run_forward(objective, batch, dropout_seed(seed, index), hardware)
+        if losses.keys() != count.keys():
+            raise ValueError(
+                f"objective: expected the losses {sorted(count)} that it counts, "
+                f"got {sorted(losses)}"
+            )
+        part = torch.stack([losses[name] / terms[name] for name in losses if terms[name]]).sum()
+        part.backward()
+        parts[index] = part.detach()
+        for name, value in losses.items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+
+    means = {name: float(value) / terms[name] for name, value in sums.items() if terms[name]}
+    return WindowLosses(means, {index: float(part) for index, part in parts.items()})
+
+
+def run_forward(
+    objective: Objective[Any], batch: Any, seed: int, hardware: Hardware
+) -> dict[str, Float[Tensor, ""]]:
+    """Run the forward pass that `seed` stands for; the same seed gives the same pass again.
+
+    The global generator gets the seed too: a stock `nn.Dropout` in an adapter or a head that
+    somebody adds needs no state of its own, then, to be resumed exactly.
+    """
+    torch.manual_seed(seed)
+    scalar = torch.full((), seed, dtype=torch.int64, device=hardware.device)
+    with hardware.autocast():
+        return objective(batch.to(hardware.device), scalar)
+
+
+def _mix(value: int) -> int:
+    value &= _UINT64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _UINT64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _UINT64
+    return value ^ (value >> 31)

@@ -1,0 +1,302 @@
+"""The training loop that pretraining and fine-tuning both stand on. Read it from the top.
+
+Step k trains on the micro-batches k × accumulation and following. Batches and dropout are
+functions of a micro-batch's index alone, so a run that stops at any step and goes on ends with
+the same parameters, bit by bit, as one that never stopped (on one machine, with the same threads
+and a budget in steps; a budget of wall clock follows the clock).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bert.training.checkpoint_files import list_checkpoints, prune
+from bert.training.config import TrainingConfig
+from bert.training.hardware import choose_hardware
+from bert.training.interrupt import Interrupted, Interrupts
+from bert.training.loading import micro_batches
+from bert.training.log import RunLog
+from bert.training.nonfinite import TrainingDiverged
+from bert.training.objective import Batches, Objective
+from bert.training.optimizer import build_optimizer, describe_groups, set_learning_rate
+from bert.training.progress import ProgressBar, say
+from bert.training.result import TrainingResult
+from bert.training.resume import check_identity, find_start, make_way
+from bert.training.run_directory import RunDirectory
+from bert.training.schedule import is_due, is_spent, learning_rate, progress_of_step
+from bert.training.state import Identity, TrainingState, restore, save_checkpoint
+from bert.training.step import StepOutcome, take_step
+
+Evaluation = Callable[[], Mapping[str, float]]
+
+
+def train(
+    objective: Objective[Any],
+    batches: Batches[Any],
+    config: TrainingConfig,
+    run_dir: Path,
+    *,
+    evaluate: Evaluation | None = None,
+    identity: Mapping[str, Any] | None = None,
+    resume: str | Path = "auto",
+    overwrite: bool = False,
+    reserve_seconds: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> TrainingResult:
+    """Train until the budget is spent or a signal comes, and leave a checkpoint either way.
+
+    Args:
+        objective: the model and its losses; moved to the device, and trained in place.
+        batches: the micro-batches; the same index must give the same one in any process.
+        config: see TrainingConfig.
+        run_dir: see run_directory.py; made if it is not there.
+        evaluate: returns named numbers; runs in eval mode, without gradients, in the precision
+            of the training, every `config.evaluate_every` and at the end. It must not change
+            the objective: a signal ends it half-way.
+        identity: what else makes this run this run (data, tokenizer, model), as JSON; a resumed
+            run refuses another.
+        resume: "auto" (the newest whole checkpoint, or a fresh start), "none", or a checkpoint.
+        overwrite: whether a fresh start may delete the run that is in `run_dir`.
+        reserve_seconds: of a wall-clock budget, the time to keep for the last evaluation; once
+            one was measured, the longest is kept.
+        clock: seconds that never go back; another one for tests.
+
+    Raises:
+        ValueError: an argument is wrong, or the run can't be resumed as asked.
+        OSError: something could not be written; the older checkpoints are whole.
+        TrainingDiverged: `config.max_bad_steps` steps in a row were NaN or infinite.
+    """
+    with RunDirectory(Path(run_dir)) as directory, Interrupts() as interrupts:
+        run = _Run(objective, batches, config, directory, interrupts, clock)
+        run.evaluation, run.reserve_seconds = evaluate, reserve_seconds
+        run.begin(resume, overwrite, identity or {})
+        with closing(run):
+            try:
+                run.go_on()
+            except Interrupted:
+                run.save()
+            return run.result()
+
+
+class _Run:
+    """A run under way: `go_on` is the loop, the others are its parts."""
+
+    def __init__(
+        self,
+        objective: Objective[Any],
+        batches: Batches[Any],
+        config: TrainingConfig,
+        directory: RunDirectory,
+        interrupts: Interrupts,
+        clock: Callable[[], float],
+    ) -> None:
+        self.total = config.total()
+        self.evaluate_every = config.every("evaluate_every")
+        self.checkpoint_every = config.every("checkpoint_every")
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.hardware = choose_hardware(config)
+        self.objective = objective.to(self.hardware.device).train()
+        self.optimizer = build_optimizer(objective, config)
+        self.batches = batches
+        self.config = config
+        self.directory = directory
+        self.interrupts = interrupts
+        self.clock = clock
+        self.evaluation: Evaluation | None = None
+        self.reserve_seconds = 0.0
+
+    def begin(self, resume: str | Path, overwrite: bool, identity: Mapping[str, Any]) -> None:
+        """Take up the state of a checkpoint, or the one before the first step."""
+        fixed = {**self.config.identity(), "precision": self.hardware.precision, **identity}
+        self.identity = Identity.of(fixed, self.hardware)
+        start = find_start(self.directory, resume, overwrite, say)
+        self.state = TrainingState()
+        if start.checkpoint is not None:
+            check_identity(start.checkpoint, self.identity, say)
+            restore(start.checkpoint, self.objective, self.optimizer)
+            self.state = start.checkpoint.state
+        make_way(self.directory, start, say)
+
+        self._clock_at_zero = self.clock() - self.state.elapsed
+        description = {
+            "config": asdict(self.config),
+            "identity": self.identity.fixed,
+            "machine": self.identity.machine,
+            "parameter_groups": describe_groups(self.optimizer),
+        }
+        self.directory.describe(description)
+        self.log = RunLog(self.directory.log)
+        cut = self.log.cut_after(self.state.step, self.state.evaluated_step)
+        if cut:
+            say(f"{self.log.path}: {cut} lines after step {self.state.step} dropped")
+        came_from = None if start.checkpoint is None else str(start.checkpoint.path)
+        self.log.write("start", self.state.step, checkpoint=came_from, **description)
+        say(
+            f"{'training' if came_from is None else 'going on'} from step {self.state.step} "
+            f"on {self.hardware.device}, {self.hardware.precision} ({self.hardware.reason})"
+        )
+        self.bar = ProgressBar(self.total)
+
+    def go_on(self) -> None:
+        """Train to the end of the budget.
+
+        Raises:
+            Interrupted: a signal came; the state is the one after the last finished step.
+        """
+        first = self.state.step * self.config.accumulation
+        with closing(micro_batches(self.batches, first, self.config.loader_workers)) as source:
+            while True:
+                is_finished = self.is_finished()
+                if is_finished or self.is_evaluation_due():
+                    self.evaluate()
+                if is_finished or self.is_checkpoint_due():
+                    self.save()
+                self.interrupts.check()
+                if is_finished:
+                    return
+                self.step(source)
+
+    def step(self, source: Iterator[tuple[int, Any]]) -> None:
+        """Take the next optimiser step, and write down what it was."""
+        state, started = self.state, self.elapsed()
+        progress = progress_of_step(self.total, state.step, started, self.reserve())
+        rate = learning_rate(self.config, progress)
+        set_learning_rate(self.optimizer, rate)
+        with self.interrupts.abandonable():
+            window = list(islice(source, self.config.accumulation))
+        outcome = take_step(
+            self.objective,
+            self.optimizer,
+            window,
+            self.config,
+            self.hardware,
+            self.interrupts.check,
+        )
+        tokens = sum(self.batches.tokens(batch) for _, batch in window)
+        state.step += 1
+        state.tokens += tokens
+        state.elapsed = self.elapsed()
+        seconds = state.elapsed - started
+        state.step_seconds = max(seconds, 0.9 * state.step_seconds)
+        speed = tokens / seconds if seconds > 0 else 0.0
+        values = {
+            "loss": outcome.loss,
+            "losses": outcome.losses,
+            "grad_norm": outcome.grad_norm,
+            "learning_rate": rate,
+            "tokens": state.tokens,
+            "tokens_per_second": speed,
+            "elapsed": state.elapsed,
+        }
+        if outcome.source is None:
+            state.loss, state.bad_steps = outcome.loss, 0
+            self.log.write("step", state.step, **values)
+        else:
+            state.bad_steps += 1
+            self.log.write("bad_step", state.step, **values, source=outcome.source)
+            self.report_bad_step(outcome)
+        self.bar.update(state, speed)
+
+    def report_bad_step(self, outcome: StepOutcome) -> None:
+        """Tell of a step that was not taken, and end the run at too many in a row."""
+        what = (
+            f"step {self.state.step} skipped: loss {outcome.loss}, "
+            f"gradient norm {outcome.grad_norm}, first in the {outcome.source}"
+        )
+        say(what)
+        if self.state.bad_steps >= self.config.max_bad_steps:
+            raise TrainingDiverged(
+                f"{what}; it was bad step {self.state.bad_steps} in a row (max_bad_steps)"
+            )
+
+    def evaluate(self) -> None:
+        """Evaluate the parameters of this step, unless that is done or can't be."""
+        if self.evaluation is None or self.state.evaluated_step == self.state.step:
+            return
+        started = self.elapsed()
+        self.objective.eval()
+        try:
+            with self.interrupts.abandonable(), torch.no_grad(), self.hardware.autocast():
+                results = {name: float(value) for name, value in self.evaluation().items()}
+        finally:
+            self.objective.train()
+        state, state_elapsed = self.state, self.elapsed()
+        state.evaluation, state.evaluated_step = results, state.step
+        state.elapsed = state.evaluated_at = state_elapsed
+        state.evaluation_seconds = max(state.evaluation_seconds, state_elapsed - started)
+        self.log.write("evaluation", state.step, results=results, elapsed=state_elapsed)
+        say(f"step {state.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless there is one; then drop the oldest."""
+        state = self.state
+        if state.saved_step == state.step:
+            return
+        state.elapsed = state.saved_at = self.elapsed()
+        state.saved_step = state.step
+        self.log.sync()
+        path = save_checkpoint(
+            self.directory.checkpoints, state, self.identity, self.objective, self.optimizer
+        )
+        prune(self.directory.checkpoints, self.config.keep_checkpoints)
+        seconds = self.elapsed() - state.saved_at
+        state.save_seconds = max(state.save_seconds, seconds)
+        self.log.write("checkpoint", state.step, name=path.name, seconds=seconds)
+
+    def is_finished(self) -> bool:
+        """Say whether the budget is spent, or has no room for one more step."""
+        return is_spent(
+            self.total, self.state.step, self.elapsed(), self.reserve(), self.state.step_seconds
+        )
+
+    def is_evaluation_due(self) -> bool:
+        """Say whether the interval since the last evaluation has passed."""
+        state = self.state
+        return is_due(
+            self.evaluate_every,
+            state.step,
+            state.evaluated_step,
+            self.elapsed(),
+            state.evaluated_at,
+        )
+
+    def is_checkpoint_due(self) -> bool:
+        """Say whether the interval since the last checkpoint has passed."""
+        state = self.state
+        return is_due(
+            self.checkpoint_every, state.step, state.saved_step, self.elapsed(), state.saved_at
+        )
+
+    def elapsed(self) -> float:
+        """Return the seconds that this run has taken, over all its starts."""
+        return float(self.clock() - self._clock_at_zero)
+
+    def reserve(self) -> float:
+        """Return the seconds of a wall-clock budget that the end needs."""
+        evaluation = max(self.reserve_seconds, self.state.evaluation_seconds)
+        return evaluation + self.state.save_seconds
+
+    def result(self) -> TrainingResult:
+        """Say how it ended."""
+        newest = list_checkpoints(self.directory.checkpoints)[-1:]
+        return TrainingResult(
+            self.state.step,
+            self.state.tokens,
+            self.state.elapsed,
+            self.state.loss,
+            self.state.evaluation,
+            newest[0] if newest else None,
+            self.interrupts.received,
+        )
+
+    def close(self) -> None:
+        """Close the log and the bar."""
+        self.log.close()
+        self.bar.close()

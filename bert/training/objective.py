@@ -1,0 +1,56 @@
+"""What a task must offer so that the loop can train it."""
+
+from typing import Generic, Protocol, Self, TypeVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+
+class MicroBatch(Protocol):
+    """What one forward pass eats; any object that can move to a device."""
+
+    def to(self, device: torch.device, /) -> Self:
+        """Return the same micro-batch on `device`."""
+        ...
+
+
+BatchT = TypeVar("BatchT", bound=MicroBatch)
+
+
+class Batches(Protocol[BatchT]):
+    """An endless list of micro-batches: the same index gives the same one in any process."""
+
+    def __getitem__(self, index: int, /) -> BatchT:
+        """Return micro-batch `index`, on the CPU; a pure function of the index."""
+        ...
+
+    def tokens(self, batch: BatchT, /) -> int:
+        """Return the real tokens of a micro-batch on the CPU; padding is not counted."""
+        ...
+
+
+class Objective(nn.Module, Generic[BatchT]):
+    """A model together with the losses that it is trained on.
+
+    Between optimiser steps only parameters may change: a window that is abandoned half-way,
+    or whose loss is NaN, must leave no trace in the buffers.
+    """
+
+    def counts(self, batch: BatchT) -> dict[str, int]:
+        """Return how many terms each loss has in a batch that is still on the CPU."""
+        raise NotImplementedError
+
+    def forward(
+        self, batch: BatchT, dropout_seed: Int64[Tensor, ""]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the sum (not the mean) of each loss, under the names of `counts`.
+
+        Args:
+            batch: on the device of the parameters.
+            dropout_seed: all randomness of the pass; the same seed gives the same masks.
+
+        Returns:
+            Sums in float32 (float64 for a float64 model).
+        """
+        raise NotImplementedError

@@ -1,0 +1,57 @@
+"""What a user sees while a run goes: one bar, and lines above it."""
+
+import sys
+
+from tqdm import tqdm
+
+from bert.training.span import Span
+from bert.training.state import TrainingState
+
+
+def say(message: str) -> None:
+    """Print a line to the standard error, above the bar if there is one."""
+    tqdm.write(message, file=sys.stderr)
+
+
+class ProgressBar:
+    """A bar over the budget, be it steps or seconds; nothing where no terminal is."""
+
+    def __init__(self, total: Span) -> None:
+        self._total = total
+        self._bar = tqdm(
+            total=1.0,
+            bar_format="{percentage:3.0f}%|{bar}| {desc}",
+            dynamic_ncols=True,
+            disable=None,
+            leave=True,
+        )
+
+    def update(self, state: TrainingState, tokens_per_second: float) -> None:
+        """Show where the run stands."""
+        done, left = share_and_seconds_left(self._total, state)
+        self._bar.n = done
+        self._bar.set_description_str(describe(self._total, state, tokens_per_second, left))
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+
+def share_and_seconds_left(total: Span, state: TrainingState) -> tuple[float, float]:
+    """Return the spent share of the budget, and how long the rest takes at this run's pace."""
+    if total.seconds is not None:
+        left = max(total.seconds - state.elapsed, 0.0)
+        return 1.0 - left / total.seconds, left
+    assert total.steps is not None
+    left = max(total.steps - state.step, 0) * state.elapsed / max(state.step, 1)
+    return min(state.step / total.steps, 1.0), left
+
+
+def describe(
+    total: Span, state: TrainingState, tokens_per_second: float, seconds_left: float
+) -> str:
+    """Return the bar's text."""
+    step = f"step {state.step}" + (f"/{total.steps}" if total.steps is not None else "")
+    loss = "loss -" if state.loss is None else f"loss {state.loss:.4f}"
+    left = tqdm.format_interval(round(seconds_left))
+    return f"{step}, {loss}, {tqdm.format_sizeof(tokens_per_second)} tokens/s, {left} left"

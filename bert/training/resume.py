@@ -1,0 +1,127 @@
+"""Where a run starts: from its newest whole checkpoint, from a named one, or anew.
+
+Nothing is lost in silence: what would have to be deleted is refused unless overwriting was asked
+for, and what was damaged is renamed and told.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bert.training.checkpoint_files import (
+    DamagedCheckpoint,
+    delete_checkpoint,
+    list_checkpoints,
+    set_aside,
+    step_of,
+)
+from bert.training.run_directory import RunDirectory
+from bert.training.state import Checkpoint, Identity, load_checkpoint
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where to start, and what has to go for it."""
+
+    checkpoint: Checkpoint | None
+    """None: before the first step."""
+    obsolete: Literal["nothing", "newer", "everything"]
+    """What of the run directory is deleted."""
+
+
+def find_start(
+    run: RunDirectory, resume: str | Path, overwrite: bool, say: Callable[[str], None]
+) -> Start:
+    """Find the checkpoint to start from; deletes nothing yet.
+
+    Args:
+        run: locked.
+        resume: "auto", "none", or a checkpoint's directory, of this run or of another.
+        overwrite: whether "none" may delete the run that is there, and a path the checkpoints
+            that are newer than it.
+        say: tells the user.
+
+    Raises:
+        ValueError: the start would need a deletion that was not asked for.
+        DamagedCheckpoint: the named checkpoint is damaged, or "auto" finds only damaged ones.
+    """
+    if resume == "auto":
+        return Start(_newest_whole(run, say), "nothing")
+    checkpoint = None if resume == "none" else load_checkpoint(Path(resume).resolve())
+    if checkpoint is None or checkpoint.path.parent != run.checkpoints:
+        if run.has_run() and not overwrite:
+            raise ValueError(
+                f"run_dir: {run.path} holds a run; resume it (resume auto), "
+                "train in another directory, or overwrite it"
+            )
+        return Start(checkpoint, "everything")
+    newer = _newer(run, checkpoint)
+    if newer and not overwrite:
+        raise ValueError(
+            f"resume: {newer[-1]} is newer than {checkpoint.path.name}; "
+            "resume that, train in another run_dir, or overwrite it"
+        )
+    return Start(checkpoint, "newer")
+
+
+def make_way(run: RunDirectory, start: Start, say: Callable[[str], None]) -> None:
+    """Delete what the start makes obsolete, and say so."""
+    if start.obsolete == "everything" and run.has_run():
+        say(f"overwrite: deleting the run in {run.path}")
+        run.clear()
+    if start.obsolete == "newer" and start.checkpoint is not None:
+        for path in reversed(_newer(run, start.checkpoint)):
+            say(f"overwrite: deleting {path}")
+            delete_checkpoint(path)
+
+
+def check_identity(checkpoint: Checkpoint, identity: Identity, say: Callable[[str], None]) -> None:
+    """Refuse to go on with what would not be the same run.
+
+    Another machine (device, threads, torch) computes the same run with other rounding, which is
+    told and allowed.
+
+    Raises:
+        ValueError: a setting or the data differ; the message names the first that does.
+    """
+    before, now = checkpoint.identity, identity
+    for name in sorted(before.fixed.keys() | now.fixed.keys()):
+        if before.fixed.get(name) != now.fixed.get(name):
+            raise ValueError(
+                f"{name}: expected {before.fixed.get(name)!r}, as {checkpoint.path.name} was "
+                f"trained, got {now.fixed.get(name)!r}; a resumed run can't change it"
+            )
+    for name in sorted(before.machine.keys() | now.machine.keys()):
+        if before.machine.get(name) != now.machine.get(name):
+            say(
+                f"{name} was {before.machine.get(name)}, is {now.machine.get(name)}: "
+                "the same run, but no longer bit by bit"
+            )
+
+
+def _newest_whole(run: RunDirectory, say: Callable[[str], None]) -> Checkpoint | None:
+    damaged: list[DamagedCheckpoint] = []
+    paths: list[Path] = []
+    for path in reversed(list_checkpoints(run.checkpoints)):
+        try:
+            checkpoint = load_checkpoint(path)
+        except DamagedCheckpoint as error:
+            damaged.append(error)
+            paths.append(path)
+            continue
+        for path, error in zip(paths, damaged, strict=True):
+            say(f"damaged checkpoint, kept as {set_aside(path).name}: {error}")
+        if damaged:
+            say(f"falling back to {checkpoint.path.name}")
+        return checkpoint
+    if damaged:
+        raise DamagedCheckpoint(
+            f"resume: no checkpoint in {run.checkpoints} is whole: {damaged[0]}; "
+            "start anew (resume none, overwrite)"
+        )
+    return None
+
+
+def _newer(run: RunDirectory, checkpoint: Checkpoint) -> list[Path]:
+    return [p for p in list_checkpoints(run.checkpoints) if step_of(p) > checkpoint.state.step]

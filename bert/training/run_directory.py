@@ -1,0 +1,120 @@
+"""The directory of one run, and the lock that keeps a second writer out.
+
+    RUN_DIR/
+        run.json        what the run is: configuration, data, hardware
+        log.jsonl       see log.py
+        checkpoints/    see state.py
+        lock            held while a process trains here
+
+RUN_DIR itself may be a symbolic link to a directory, and is resolved once. Links in it are
+refused, so that nothing outside of it is ever written.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bert.training.checkpoint_files import delete_partial
+
+# POSIX locks don't keep a process from itself.
+_held: set[Path] = set()
+
+
+class RunDirectory:
+    """A run's directory; entered, it exists and is locked.
+
+    Raises:
+        ValueError: another process, or this one, trains in it already; or it has a link in it.
+        OSError: it can't be made or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """The JSONL log."""
+        return self.path / "log.jsonl"
+
+    @property
+    def description(self) -> Path:
+        """What the run is, for people and programs."""
+        return self.path / "run.json"
+
+    def __enter__(self) -> Self:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.path = self.path.resolve()
+        lock = self.path / "lock"
+        for path in (lock, self.checkpoints, self.log, self.description):
+            if path.is_symlink():
+                raise ValueError(f"run_dir: expected no symbolic link in it, got {path}")
+        self._take(lock)
+        try:
+            self.checkpoints.mkdir(exist_ok=True)
+            delete_partial(self.checkpoints)
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._release()
+
+    def has_run(self) -> bool:
+        """Say whether a run has left anything here."""
+        return self.log.exists() or self.description.exists() or any(self.checkpoints.iterdir())
+
+    def clear(self) -> None:
+        """Delete the run that is here, and nothing else."""
+        shutil.rmtree(self.checkpoints)
+        self.checkpoints.mkdir()
+        self.log.unlink(missing_ok=True)
+        self.description.unlink(missing_ok=True)
+
+    def describe(self, description: Mapping[str, Any]) -> None:
+        """Write run.json, whole or not at all."""
+        partial = self.description.with_name(".run.json.partial")
+        partial.write_text(json.dumps(description, indent=1) + "\n")
+        os.replace(partial, self.description)
+
+    def _take(self, lock: Path) -> None:
+        if self.path in _held:
+            raise ValueError(f"run_dir: this process trains in {self.path} already")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            # lockf, not flock: forked loader workers inherit a flock, and would hold it for the
+            # seconds in which they outlive a killed trainer.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "another"
+            os.close(descriptor)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise OSError(error.errno, error.strerror, str(lock)) from error
+            raise ValueError(f"run_dir: process {holder} trains in {self.path}") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._lock = descriptor
+        _held.add(self.path)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+            _held.discard(self.path)
