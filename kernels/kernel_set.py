@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int32, Int64
@@ -112,6 +112,7 @@ class EmbeddingTables(NamedTuple):
     token_type: Float[Tensor, "types hidden"]
 
 
+@runtime_checkable
 class Attention(Protocol):
     """Softmax(query·keyᵀ / √head_dim)·value within each sequence, in both directions.
 
@@ -129,6 +130,7 @@ class Attention(Protocol):
     ) -> Float[Tensor, "tokens heads head_dim"]: ...
 
 
+@runtime_checkable
 class AttentionProbabilities(Protocol):
     """The probabilities that `Attention` weighs the values with, padded, before dropout.
 
@@ -144,6 +146,7 @@ class AttentionProbabilities(Protocol):
     ) -> Float[Tensor, "seqs heads max_seqlen max_seqlen"]: ...
 
 
+@runtime_checkable
 class LayerNorm(Protocol):
     """(x − mean) / √(variance + eps) · weight + bias over the last axis (Ba et al. 2016).
 
@@ -159,6 +162,7 @@ class LayerNorm(Protocol):
     ) -> Float[Tensor, "tokens hidden"]: ...
 
 
+@runtime_checkable
 class AddLayerNorm(Protocol):
     """LayerNorm(residual + dropout(x + x_bias)): what ends both halves of a BERT layer.
 
@@ -178,6 +182,7 @@ class AddLayerNorm(Protocol):
     ) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens hidden"]]: ...
 
 
+@runtime_checkable
 class BiasGelu(Protocol):
     """gelu(x + bias) with gelu(x) = x·Φ(x), or its tanh form (Hendrycks & Gimpel 2016)."""
 
@@ -189,6 +194,7 @@ class BiasGelu(Protocol):
     ) -> Float[Tensor, "tokens features"]: ...
 
 
+@runtime_checkable
 class EmbeddingLayerNorm(Protocol):
     """dropout(LayerNorm(word + position + token type)): the encoder's input.
 
@@ -208,6 +214,7 @@ class EmbeddingLayerNorm(Protocol):
     ) -> Float[Tensor, "tokens hidden"]: ...
 
 
+@runtime_checkable
 class LinearCrossEntropy(Protocol):
     """The sum over rows of −log softmax(hidden·weightᵀ + bias)[label].
 
@@ -224,6 +231,7 @@ class LinearCrossEntropy(Protocol):
     ) -> Float[Tensor, ""]: ...
 
 
+@runtime_checkable
 class DropoutOp(Protocol):
     """x · keep / (probability of keeping) (Srivastava et al. 2014)."""
 

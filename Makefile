@@ -1,0 +1,44 @@
+# The commands of the README. `make demo` and `make test` set up all they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUDGET ?= 6min
+OUT ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+setup: $(VENV)/.installed ## Make the virtual environment with the pinned dependencies
+
+# The constraints pin what was tested; pyproject.toml says what should work.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup ## Vocabulary, pretraining, fine-tuning, report: offline, on embedded data
+	$(BIN)/python -m demo --budget $(BUDGET) --out $(OUT)
+
+test: setup ## The tests, in under 12 minutes on 2 cores
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+test-all: setup ## The tests with the slow ones, and shapes checked at run time
+	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m 'not (slow or compile or errors)' tests/kernels tests/bert \
+		--jaxtyping-packages=kernels,bert,beartype.beartype
+
+lint: setup ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup ## Let ruff format and sort
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment and the caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,110 @@
+"""What a pretraining run is told: one frozen dataclass that is also its command line.
+
+Imports no torch, so that `--help` answers at once.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bert.config import PRESETS
+from bert.training.config import TrainingConfig
+
+CONFIG_DEFAULTS = TrainingConfig(
+    budget="30min",
+    learning_rate=1e-3,
+    warmup=0.05,
+    betas=(0.9, 0.98),
+    eps=1e-6,
+    evaluate_every="5min",
+    checkpoint_every="5min",
+)
+"""How to train where nothing else is said: for a small BERT and half an hour.
+
+BERT-base was trained with a rate of 1e-4 for a million steps (Devlin et al. 2018, A.2); a net of
+few layers in a short run learns best at ten times that.
+"""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pretrain a BERT from scratch on plain text: masked words and next sentences.
+
+    Raises:
+        ValueError: a field is out of its range; the message names it.
+    """
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Plain text, .txt, .xz or .gz: a paragraph a line, a blank line between documents."""
+    out: Path
+    """Directory of the run: tokenizer, data, log, checkpoints, pictures, and the model."""
+    validation_files: tuple[Path, ...] = ()
+    """Text held out for evaluation."""
+    model: str = "tiny"
+    """Preset (tiny … large), a config.json, or a directory of a model to go on from."""
+    tokenizer: Path | None = None
+    """Directory or file of a tokenizer; None: the model's own, or learn one from the files."""
+    vocab_size: int = 8192
+    """Tokens of a vocabulary that is learned."""
+    cased: bool = False
+    """Whether a vocabulary that is learned tells A from a."""
+    max_length: int = 128
+    """Tokens of a pair, [CLS] and [SEP] too."""
+    tokens_per_batch: int = 2048
+    """Tokens of a micro-batch, at most."""
+    mask_rate: float = 0.15
+    """Share of the tokens that are to be predicted in training; evaluation has 0.15."""
+    whole_words: bool = False
+    """Mask all pieces of a word together."""
+    short_pairs: float = 0.1
+    """Share of the pairs that aim at a random shorter length."""
+    dropout: float | None = None
+    """Both dropout probabilities of the model; None: the preset's 0.1."""
+    initializer_range: float | None = None
+    """Standard deviation of the initial weights; None: the preset's 0.02."""
+    evaluation_tokens: int = 50_000
+    """Tokens of the validation files that an evaluation looks at, at most."""
+    seed: int = 0
+    """Seed of the drawn weights, of the pairs and masks, and of dropout."""
+    training: TrainingConfig = CONFIG_DEFAULTS
+    """How to train."""
+    resume: str = "auto"
+    """auto: go on with the run in `out`, if there is one; none: begin anew; or a checkpoint."""
+    overwrite: bool = False
+    """Let a fresh start delete the run that is in `out`."""
+    dry_run: bool = False
+    """Only print the configuration, the size of the model, and estimates of memory and time."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a file, and name what is wrong."""
+        self._require("files", "at least one text file", len(self.files) > 0)
+        self._require("vocab_size", "16 or more", self.vocab_size >= 16)
+        self._require("max_length", "8 tokens or more", self.max_length >= 8)
+        self._require(
+            "tokens_per_batch",
+            f"max_length, {self.max_length}, or more",
+            self.tokens_per_batch >= self.max_length,
+        )
+        self._require("mask_rate", "a share between 0 and 1", 0 < self.mask_rate < 1)
+        self._require("short_pairs", "a share from 0 to 1", 0 <= self.short_pairs <= 1)
+        self._require("evaluation_tokens", "1 or more", self.evaluation_tokens >= 1)
+        self._require("seed", "0 or more, below 2**63", 0 <= self.seed < 2**63)
+        if self.training.seed not in (0, self.seed):
+            raise ValueError(
+                f"training.seed: expected none, since seed sets it, got {self.training.seed}"
+            )
+
+    def _require(self, name: str, expected: str, is_valid: bool) -> None:
+        if not is_valid:
+            raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether `model` names a size; a directory of that name is written ./tiny."""
+        return self.model in PRESETS
+
+    def resolved(self) -> "PretrainConfig":
+        """Return the configuration with nothing left to guess."""
+        return replace(self, training=replace(self.training, seed=self.seed))
