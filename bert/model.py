@@ -204,6 +204,8 @@ def init_weights(module: nn.Module, config: BertConfig) -> None:
     Google cuts the normal off at two standard deviations; Hugging Face and this don't.
     """
     for part in module.modules():
+        if any(weight.is_meta for weight in part.parameters(recurse=False)):
+            continue  # no values yet: a checkpoint brings them
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=config.initializer_range)
         if isinstance(part, nn.Linear) and part.bias is not None:

@@ -102,7 +102,7 @@ class BertForPreTraining(BertForMaskedLM):
             logits = self.mlm_head(encoded.last_hidden_state, self.bert.embeddings.word.weight)
             return PreTrainingOutput(None, unpack(logits, kept, *input_ids.shape), nsp_logits)
         loss = self.mean_mlm_loss(encoded.last_hidden_state, labels, kept)
-        loss = loss + nn.functional.cross_entropy(nsp_logits.float(), next_sentence_label)
+        loss = loss + nn.functional.cross_entropy(_widen(nsp_logits), next_sentence_label)
         return PreTrainingOutput(loss, None, nsp_logits)
 
     def losses(
@@ -126,10 +126,13 @@ class BertForPreTraining(BertForMaskedLM):
             "mlm" and "nsp", float32 at least.
         """
         encoded = self.bert.encode(batch, dropout_seed)
-        nsp_logits = self.nsp_head(encoded.pooled)
-        if nsp_logits.dtype in (torch.float16, torch.bfloat16):
-            nsp_logits = nsp_logits.float()
+        nsp_logits = _widen(self.nsp_head(encoded.pooled))
         return {
             "mlm": self.mlm_loss(encoded.last_hidden_state, masked_positions, masked_labels),
             "nsp": nn.functional.cross_entropy(nsp_logits, next_sentence_label, reduction="sum"),
         }
+
+
+def _widen(logits: Tensor) -> Tensor:
+    """Compute a loss in float32 at least."""
+    return logits if logits.dtype == torch.float64 else logits.float()
