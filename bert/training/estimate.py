@@ -1,0 +1,115 @@
+"""What a training run will take, guessed from the model's shape: memory, and time."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from bert.config import BertConfig
+from bert.training.config import TrainingConfig
+from bert.training.hardware import Hardware
+
+MATMUL_SHARE = 0.7
+"""What a step reaches of the speed of its largest matrix products, as measured on a CPU."""
+PROBE_SECONDS = 0.2
+"""Wall clock that measuring that speed takes."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory in bytes, without Python's and torch's own 0.3 GB; time without evaluations."""
+
+    parameters: int
+    state_bytes: int
+    """Weights, their gradients, and AdamW's two means of each."""
+    activation_bytes: int
+    """What a micro-batch's forward pass keeps for the backward pass."""
+    step_seconds: float
+
+    def describe(self, config: TrainingConfig, hardware: Hardware) -> list[str]:
+        """Say it in lines for a user."""
+        total = config.total()
+        if total.steps is not None:
+            seconds = total.steps * self.step_seconds
+            length = f"{total.steps} steps, about {_duration(seconds)}"
+        else:
+            assert total.seconds is not None
+            steps = max(1, round(total.seconds / self.step_seconds))
+            length = f"{_duration(total.seconds)}, about {steps} steps"
+        gigabytes = (self.state_bytes + self.activation_bytes) / 1e9
+        return [
+            f"parameters: {self.parameters:,}",
+            f"memory: about {gigabytes:.2f} GB on {hardware.device} "
+            f"({self.state_bytes / 1e9:.2f} weights, gradients and optimiser, "
+            f"{self.activation_bytes / 1e9:.2f} activations of a micro-batch)",
+            f"time: {length} at {_duration(self.step_seconds)} a step, right within a factor of 2",
+        ]
+
+
+def estimate(
+    model: BertConfig,
+    hardware: Hardware,
+    *,
+    parameters: int,
+    batch_tokens: float,
+    mean_length: float,
+    accumulation: int = 1,
+    decoded_tokens: float = 0,
+) -> Estimate:
+    """Guess what training takes, from closed forms and a measured matrix product.
+
+    Args:
+        model: its shape.
+        hardware: where; its speed is measured.
+        parameters: of the model with its heads.
+        batch_tokens: tokens of a micro-batch.
+        mean_length: tokens of a sequence, on average.
+        accumulation: micro-batches of a step.
+        decoded_tokens: tokens of a micro-batch that get logits over the vocabulary.
+    """
+    hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
+    activations = batch_tokens * (
+        6 * hidden + layers * layer_bytes(model, mean_length)
+    ) + decoded_tokens * 4 * (2 * model.vocab_size + 6 * hidden)
+    # A multiplication and an addition each way; backward is twice the forward pass.
+    per_token = layers * (4 * hidden**2 + 2 * hidden * inner + 2 * hidden * mean_length)
+    per_decoded = hidden**2 + hidden * model.vocab_size
+    operations = 6 * (batch_tokens * per_token + decoded_tokens * per_decoded)
+    speed = MATMUL_SHARE * matmul_speed(hardware, max(round(batch_tokens), 1), hidden, inner)
+    return Estimate(
+        parameters, 16 * parameters, round(activations), accumulation * operations / speed
+    )
+
+
+def layer_bytes(model: BertConfig, length: float) -> float:
+    """Return the bytes that a layer keeps for a token, in float32 with the TORCH kernels.
+
+    Counted over the saved tensors: 34 bytes for each unit of width, 8 for each of the
+    feed-forward, and for each head and token looked at 4, or with dropout 9.
+    """
+    drops = model.attention_probs_dropout_prob > 0
+    attention = (9 if drops else 4) * model.num_attention_heads * length
+    return 34 * model.hidden_size + 8 * model.intermediate_size + attention
+
+
+def matmul_speed(hardware: Hardware, rows: int, columns: int, inner: int) -> float:
+    """Measure operations a second of [rows, columns] · [columns, inner]."""
+    dtype = torch.bfloat16 if hardware.precision == "bfloat16" else torch.float32
+    left = torch.randn(rows, columns, device=hardware.device).to(dtype)
+    right = torch.randn(columns, inner, device=hardware.device).to(dtype)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < PROBE_SECONDS:
+        started = time.perf_counter()
+        product = left @ right
+        product[0, 0].item()  # waits for a GPU
+        times.append(time.perf_counter() - started)
+    return 2 * rows * columns * inner / statistics.median(times)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

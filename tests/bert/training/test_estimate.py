@@ -1,0 +1,72 @@
+"""The guesses of a dry run, against what training really keeps."""
+
+import pytest
+import torch
+
+from bert.config import BertConfig
+from bert.finetuning import BertForSequenceClassification
+from bert.packing import PackedBatch
+from bert.training.config import TrainingConfig
+from bert.training.estimate import Estimate, estimate
+from bert.training.hardware import Hardware, choose_hardware
+
+CPU = choose_hardware(TrainingConfig(device="cpu", precision="float32"))
+
+
+def saved_bytes(config, lengths):
+    """The bytes that a forward pass keeps for the backward pass, parameters not counted."""
+    model = BertForSequenceClassification(config).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    batch = PackedBatch.from_lists([[7] * length for length in lengths])
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.logits(batch, torch.tensor(3)).sum()
+        return sum(storage.nbytes() for storage in saved.values())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("hidden", "heads", "inner", "length"), [(96, 3, 200, 40), (64, 4, 256, 90)]
+)
+def test_the_activations_are_what_a_forward_pass_keeps(dropout, hidden, heads, inner, length):
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=hidden,
+        num_hidden_layers=3,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    guess = estimate(config, CPU, parameters=1, batch_tokens=8 * length, mean_length=length)
+    assert guess.activation_bytes == pytest.approx(saved_bytes(config, [length] * 8), rel=0.05)
+
+
+def test_the_time_grows_with_the_work():
+    config = BertConfig.preset("tiny")
+    small, large = (
+        estimate(config, CPU, parameters=1, batch_tokens=tokens, mean_length=32, accumulation=2)
+        for tokens in (64, 4096)
+    )
+    assert large.step_seconds > 8 * small.step_seconds > 0
+
+
+def test_it_is_told_in_the_units_of_the_budget():
+    guess = Estimate(1_000_000, 16_000_000, 84_000_000, 0.5)
+    hardware = Hardware(torch.device("cpu"), "float32", "")
+    in_steps = guess.describe(TrainingConfig(budget="600"), hardware)
+    assert in_steps == [
+        "parameters: 1,000,000",
+        "memory: about 0.10 GB on cpu (0.02 weights, gradients and optimiser, "
+        "0.08 activations of a micro-batch)",
+        "time: 600 steps, about 5 min at 500 ms a step, right within a factor of 2",
+    ]
+    in_time = guess.describe(TrainingConfig(budget="2min"), hardware)
+    assert in_time[2].startswith("time: 2 min, about 240 steps")
