@@ -5,9 +5,6 @@ Imports no torch, so that `--help` answers at once.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from bert.config import PRESETS
 from bert.training.config import TrainingConfig
@@ -36,7 +33,7 @@ class PretrainConfig:
         ValueError: a field is out of its range; the message names it.
     """
 
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    files: tuple[Path, ...]
     """Plain text, .txt, .xz or .gz: a paragraph a line, a blank line between documents."""
     out: Path
     """Directory of the run: tokenizer, data, log, checkpoints, pictures, and the model."""
@@ -104,6 +101,11 @@ class PretrainConfig:
     def is_preset(self) -> bool:
         """Whether `model` names a size; a directory of that name is written ./tiny."""
         return self.model in PRESETS
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the vocabulary is learned from the files."""
+        return self.tokenizer is None and not (Path(self.model) / "vocab.txt").exists()
 
     def resolved(self) -> "PretrainConfig":
         """Return the configuration with nothing left to guess."""

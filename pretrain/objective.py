@@ -70,7 +70,7 @@ def evaluate(
         `unigram_loss`, on the same masked tokens, in nats, and `nsp_majority`.
     """
     device = model.bert.embeddings.word.weight.device
-    totals = dict.fromkeys(("mlm_loss", "mlm_right", "nsp_loss", "nsp_right"), 0.0)
+    totals = {"mlm_loss": 0.0, "mlm_right": 0.0, "nsp_loss": 0.0, "nsp_right": 0.0}
     labels, next_labels = [], []
     for batch in batches:
         batch = batch.to(device)

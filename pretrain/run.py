@@ -1,0 +1,283 @@
+"""One pretraining run, from text files to a saved model. Read `pretrain` from the top.
+
+    OUT/
+        tokenizer/          the vocabulary, learned from the files unless one was given
+        data/train/         the files as token ids, see pretrain/corpus.py; data/validation/ too
+        run.json            what was asked for, resolved; the data; the machine
+        log.jsonl           each step and evaluation, see bert/training/log.py
+        checkpoints/        where an interrupted run goes on
+        loss.png            the loss over the run, if matplotlib is installed
+        model/              the trained model with its tokenizer and card, for us and transformers
+
+An interrupted run takes up what is there: the vocabulary, the data and the newest checkpoint.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bert.checkpoint import load_pretrained
+from bert.config import BertConfig
+from bert.pretraining import BertForPreTraining
+from bert.saving import save_pretrained
+from bert.tokenization import Tokenizer
+from bert.training.estimate import estimate
+from bert.training.hardware import choose_hardware
+from bert.training.loop import train
+from bert.training.progress import say
+from bert.training.result import TrainingResult
+from kernels import best_for
+from pretrain.batches import PretrainingBatch, PretrainingBatches, held_out_batches
+from pretrain.config import PretrainConfig
+from pretrain.corpus import Corpus
+from pretrain.masking import MaskRecipe
+from pretrain.objective import PretrainingObjective, evaluate, unigram_log_probabilities
+from pretrain.preparation import describe_sources, prepare
+from pretrain.report import draw_losses, model_card
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """How a run ended, and what is in its directory."""
+
+    run_dir: Path
+    training: TrainingResult
+    model: Path | None
+    """The saved model; None where the run was interrupted."""
+
+
+def run(config: PretrainConfig) -> int:
+    """Run the command; return its exit code."""
+    if config.dry_run:
+        print(dry_run(config))
+        return 0
+    return pretrain(config).training.exit_code
+
+
+def pretrain(config: PretrainConfig) -> PretrainResult:
+    """Learn a vocabulary, prepare the text, train, and leave all in `config.out`.
+
+    Raises:
+        ValueError: the files, the model and the configuration don't fit together, or another run
+            is in `config.out`.
+        OSError: something could not be written.
+    """
+    config = config.resolved()
+    hardware = choose_hardware(config.training)
+    model_config = read_model_config(config)
+    if config.overwrite and config.resume == "none":
+        for made in ("tokenizer", "data"):
+            shutil.rmtree(config.out / made, ignore_errors=True)
+    tokenizer = find_tokenizer(config)
+    if config.is_learned:
+        model_config = replace(
+            model_config, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id
+        )
+    check_vocabulary(model_config, tokenizer)
+    corpus = open_corpus(config.files, config.out / "data" / "train", tokenizer)
+    batches = PretrainingBatches(
+        corpus,
+        tokenizer,
+        max_length=config.max_length,
+        tokens_per_batch=config.tokens_per_batch,
+        seed=config.seed,
+        masks=MaskRecipe(config.mask_rate, whole_words=config.whole_words),
+        short_probability=config.short_pairs,
+    )
+    held_out = _held_out(config, tokenizer)
+    unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
+    model = build_model(config, model_config)
+    say(
+        f"{model_config.parameter_count():,} parameters, kernels "
+        f"{best_for(hardware.device).name}; an epoch is {batches.batches_per_epoch:,} "
+        f"micro-batches, {corpus.manifest['tokens']:,} tokens of text"
+    )
+
+    def judge() -> Mapping[str, float]:
+        return evaluate(model, held_out, unigram)
+
+    trained = train(
+        PretrainingObjective(model),
+        batches,
+        config.training,
+        config.out,
+        evaluate=judge if held_out else None,
+        identity=_identity(config, model_config, corpus),
+        resume=config.resume,
+        overwrite=config.overwrite,
+    )
+    if trained.interrupted is not None:
+        say(f"interrupted after step {trained.step}; the same command goes on from there")
+        return PretrainResult(config.out, trained, None)
+    draw_losses(config.out / "log.jsonl", config.out / "loss.png")
+    card = model_card(config, model_config, corpus.manifest, trained)
+    save_pretrained(model, config.out / "model", tokenizer, card)
+    say(f"model: {config.out / 'model'}")
+    return PretrainResult(config.out, trained, config.out / "model")
+
+
+def dry_run(config: PretrainConfig) -> str:
+    """Say what a run would do: the resolved configuration, sizes, and estimates."""
+    config = config.resolved()
+    describe_sources(config.files)
+    model_config = read_model_config(config)
+    if config.is_learned:
+        model_config = replace(model_config, vocab_size=config.vocab_size, pad_token_id=0)
+    hardware = choose_hardware(config.training)
+    guess = estimate(
+        model_config,
+        hardware,
+        parameters=model_config.parameter_count(),
+        batch_tokens=config.tokens_per_batch,
+        mean_length=config.max_length,
+        accumulation=config.training.accumulation,
+        decoded_tokens=config.mask_rate * config.tokens_per_batch,
+    )
+    return "\n".join(
+        [
+            json.dumps(asdict(config), indent=1, default=str),
+            *guess.describe(config.training, hardware),
+        ]
+    )
+
+
+def read_model_config(config: PretrainConfig) -> BertConfig:
+    """Find the model's shape: a preset's, a config.json's, or a saved model's.
+
+    Raises:
+        ValueError: there is none, or pairs of `max_length` don't fit into it.
+    """
+    path = Path(config.model)
+    if config.is_preset:
+        shape = BertConfig.preset(config.model)
+    elif path.exists():
+        shape = BertConfig.load(path)
+    else:
+        raise ValueError(
+            f"model: expected a preset, a config.json or a model directory, got {config.model!r}"
+        )
+    if config.dropout is not None:
+        shape = replace(
+            shape,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+        )
+    if config.initializer_range is not None:
+        shape = replace(shape, initializer_range=config.initializer_range)
+    if shape.max_position_embeddings < config.max_length:
+        raise ValueError(
+            f"max_length: expected at most the model's max_position_embeddings, "
+            f"{shape.max_position_embeddings}, got {config.max_length}"
+        )
+    if shape.type_vocab_size < 2:
+        raise ValueError(
+            f"model: expected 2 segment types for pairs, got type_vocab_size "
+            f"{shape.type_vocab_size}"
+        )
+    return shape
+
+
+def find_tokenizer(config: PretrainConfig) -> Tokenizer:
+    """Load the tokenizer that was given or that this run has learned, or learn one."""
+    if not config.is_learned:
+        return Tokenizer.load(config.tokenizer or config.model)
+    home = config.out / "tokenizer"
+    if (home / "tokenizer.json").exists():
+        return Tokenizer.load(home)
+    describe_sources(config.files)
+    say(f"learning a vocabulary of {config.vocab_size:,} tokens")
+    tokenizer = Tokenizer.train(
+        config.files, config.vocab_size, lowercase=not config.cased, show_progress=False
+    )
+    partial = config.out / ".tokenizer.partial"  # moved into place whole
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save(partial, model_max_length=config.max_length)
+    partial.rename(home)
+    return tokenizer
+
+
+def check_vocabulary(model: BertConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer whose ids the model's embedding doesn't hold.
+
+    Raises:
+        ValueError: it has more tokens, or another padding token.
+    """
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ValueError(
+            f"tokenizer: expected at most the model's vocab_size, {model.vocab_size} tokens, "
+            f"got {tokenizer.vocab_size}"
+        )
+    if model.pad_token_id not in (None, tokenizer.pad_id):
+        raise ValueError(
+            f"tokenizer: expected the model's pad_token_id, {model.pad_token_id}, "
+            f"got {tokenizer.pad_id}"
+        )
+
+
+def open_corpus(files: tuple[Path, ...], home: Path, tokenizer: Tokenizer) -> Corpus:
+    """Open the prepared files, preparing them first if that hasn't been done.
+
+    Raises:
+        ValueError: what lies there was prepared from other files or another tokenizer.
+    """
+    if not home.exists():
+        return prepare(files, home, tokenizer)
+    corpus = Corpus.open(home, verify=True)
+    corpus.check_tokenizer(tokenizer)
+    if corpus.manifest["sources"] != describe_sources(files):
+        raise ValueError(
+            f"files: expected those that {home} was prepared from, got others; "
+            f"choose another out, or delete it"
+        )
+    return corpus
+
+
+def build_model(config: PretrainConfig, model_config: BertConfig) -> BertForPreTraining:
+    """Draw a model's weights, or take those of a saved one."""
+    torch.manual_seed(config.seed)
+    if (Path(config.model) / "config.json").exists() and not config.is_preset:
+        return load_pretrained(config.model, BertForPreTraining, **_changes(config, model_config))
+    return BertForPreTraining(model_config)
+
+
+def _changes(config: PretrainConfig, model_config: BertConfig) -> dict[str, Any]:
+    """List what the run sets anew in a saved model's configuration."""
+    if config.dropout is None:
+        return {}
+    return {
+        "hidden_dropout_prob": model_config.hidden_dropout_prob,
+        "attention_probs_dropout_prob": model_config.attention_probs_dropout_prob,
+    }
+
+
+def _held_out(config: PretrainConfig, tokenizer: Tokenizer) -> list[PretrainingBatch]:
+    """Make the batches that the run is judged on; none without validation files."""
+    if not config.validation_files:
+        return []
+    home = config.out / "data" / "validation"
+    return held_out_batches(
+        open_corpus(config.validation_files, home, tokenizer),
+        tokenizer,
+        max_length=config.max_length,
+        tokens_per_batch=config.tokens_per_batch,
+        tokens=config.evaluation_tokens,
+    )
+
+
+def _identity(config: PretrainConfig, model: BertConfig, corpus: Corpus) -> dict[str, Any]:
+    """List what makes this run this run, beside the training configuration."""
+    recipe = (
+        "max_length", "tokens_per_batch", "mask_rate", "whole_words", "short_pairs", "seed",
+        *(("vocab_size", "cased") if config.is_learned else ()),
+    )  # fmt: skip
+    return {
+        **{name: getattr(config, name) for name in recipe},
+        "start": "drawn" if config.is_preset else config.model,
+        "model": model.to_dict(),
+        "corpus": corpus.fingerprint,
+    }
