@@ -61,6 +61,8 @@ class PretrainConfig:
     """Both dropout probabilities of the model; None: the preset's 0.1."""
     initializer_range: float | None = None
     """Standard deviation of the initial weights; None: the preset's 0.02."""
+    word_vectors: bool = False
+    """Start a drawn model from counts of the text: word vectors, and the frequencies of words."""
     evaluation_tokens: int = 50_000
     """Tokens of the validation files that an evaluation looks at, at most."""
     seed: int = 0
@@ -101,6 +103,11 @@ class PretrainConfig:
     def is_preset(self) -> bool:
         """Whether `model` names a size; a directory of that name is written ./tiny."""
         return self.model in PRESETS
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the weights are drawn at random, not a saved model's."""
+        return self.is_preset or not Path(self.model).is_dir()
 
     @property
     def is_learned(self) -> bool:

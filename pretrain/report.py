@@ -100,7 +100,7 @@ def model_card(
             "",
             f"{model.num_hidden_layers} layers of width {model.hidden_size}, "
             f"{model.parameter_count():,} parameters, trained with plainbert from "
-            f"{'random weights' if config.is_preset else f'`{config.model}`'}: "
+            f"{'random weights' if config.is_drawn else f'`{config.model}`'}: "
             f"{trained.step:,} steps, {trained.tokens:,} tokens, {trained.elapsed:,.0f} s.",
             "",
             "## Data",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bert.checkpoint import load_pretrained
 from bert.config import BertConfig
@@ -39,6 +40,7 @@ from pretrain.masking import MaskRecipe
 from pretrain.objective import PretrainingObjective, evaluate, unigram_log_probabilities
 from pretrain.preparation import describe_sources, prepare
 from pretrain.report import draw_losses, model_card
+from pretrain.word_vectors import word_vectors
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     held_out = _held_out(config, tokenizer)
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
     model = build_model(config, model_config)
+    if config.word_vectors and config.is_drawn:
+        start_from_counts(model, corpus, unigram, config.seed)
     say(
         f"{model_config.parameter_count():,} parameters, kernels "
         f"{best_for(hardware.device).name}; an epoch is {batches.batches_per_epoch:,} "
@@ -240,9 +244,26 @@ def open_corpus(files: tuple[Path, ...], home: Path, tokenizer: Tokenizer) -> Co
 def build_model(config: PretrainConfig, model_config: BertConfig) -> BertForPreTraining:
     """Draw a model's weights, or take those of a saved one."""
     torch.manual_seed(config.seed)
-    if (Path(config.model) / "config.json").exists() and not config.is_preset:
+    if not config.is_drawn:
         return load_pretrained(config.model, BertForPreTraining, **_changes(config, model_config))
     return BertForPreTraining(model_config)
+
+
+@torch.no_grad()
+def start_from_counts(
+    model: BertForPreTraining, corpus: Corpus, unigram: Tensor, seed: int
+) -> None:
+    """Put what counting the text tells into the weights that it tells of.
+
+    The word embedding gets the corpus's word vectors, scaled like the other initial weights; the
+    masked-word head's bias gets the log frequencies, so that the loss begins at the unigram loss.
+    Resumed runs overwrite both with their checkpoint.
+    """
+    vectors = word_vectors(corpus, model.config.hidden_size, seed)
+    vectors *= model.config.initializer_range
+    word = model.bert.embeddings.word.weight
+    word[: len(vectors)] = torch.where(vectors != 0, vectors, word[: len(vectors)])
+    model.mlm_head.bias[: len(unigram)] = unigram.to(model.mlm_head.bias.dtype)
 
 
 def _changes(config: PretrainConfig, model_config: BertConfig) -> dict[str, Any]:
@@ -277,7 +298,8 @@ def _identity(config: PretrainConfig, model: BertConfig, corpus: Corpus) -> dict
     )  # fmt: skip
     return {
         **{name: getattr(config, name) for name in recipe},
-        "start": "drawn" if config.is_preset else config.model,
+        "start": "drawn" if config.is_drawn else config.model,
+        "word_vectors": config.word_vectors,
         "model": model.to_dict(),
         "corpus": corpus.fingerprint,
     }

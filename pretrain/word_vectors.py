@@ -1,0 +1,91 @@
+"""Word vectors counted from the text: where the word embedding of a short run can start.
+
+Tokens that stand near each other are counted, the counts become positive pointwise mutual
+information with the contexts' distribution smoothed (Levy, Goldberg & Dagan 2015, sections 2 and
+3.2), and a truncated singular value decomposition makes vectors of the rows. A run of minutes sees
+a rare word too seldom to learn where it belongs; counting sees all of the text in seconds.
+
+With tokens w and c, their weighted count n(w, c), and p(c) ∝ n(c)^¾:
+
+    M(w, c) = max(0, log n(w, c) / (n(w) · p(c))),   M ≈ U S Vᵀ,   vectors = U √S
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pretrain.corpus import Corpus
+
+WINDOW = 5  # tokens on each side; the k-th neighbour counts (WINDOW + 1 − k) / WINDOW
+SMOOTHING = 0.75
+_PIECE = 1 << 19  # tokens counted at a time, which bounds the memory
+
+
+def count_neighbours(corpus: Corpus, window: int = WINDOW) -> Tensor:
+    """Count the tokens that stand near each other in a document, the nearer the heavier.
+
+    Returns:
+        A symmetric sparse matrix [vocab, vocab], float32, coalesced.
+    """
+    vocab = corpus.manifest["vocab_size"]
+    ends = np.asarray(corpus.sentence_offsets)[np.asarray(corpus.document_offsets)]
+    total = _sparse(np.zeros((2, 0), np.int64), np.zeros(0, np.float32), vocab)
+    for begin in range(int(ends[0]), int(ends[-1]), _PIECE):
+        stop = min(begin + _PIECE, int(ends[-1]))
+        tokens = corpus.tokens[begin : min(stop + window, int(ends[-1]))].astype(np.int64)
+        document_end = ends[np.searchsorted(ends, np.arange(begin, stop), "right")]
+        keys, weights = [], []
+        for distance in range(1, window + 1):
+            place = np.arange(begin, stop)
+            first = place[place + distance < document_end] - begin
+            keys.append(tokens[first] * vocab + tokens[first + distance])
+            weights.append(np.full(len(first), (window + 1 - distance) / window, np.float32))
+        pairs, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+        sums = np.bincount(inverse, np.concatenate(weights)).astype(np.float32)
+        total = (total + _sparse(np.stack(np.divmod(pairs, vocab)), sums, vocab)).coalesce()
+    return (total + total.t()).coalesce()
+
+
+def word_vectors(
+    corpus: Corpus, width: int, seed: int, window: int = WINDOW
+) -> Float[Tensor, "vocab hidden"]:
+    """Make a vector for each token of the vocabulary from its neighbours in the text.
+
+    Args:
+        corpus: the text.
+        width: of a vector; at most the vocabulary's size.
+        seed: of the randomised decomposition (Halko, Martinsson & Tropp 2011).
+        window: tokens on each side that are neighbours.
+
+    Returns:
+        float32 with a root mean square of 1 over the tokens that the text has; zeros for others.
+    """
+    counts = count_neighbours(corpus, window)
+    rows, columns = counts.indices()
+    of_token = torch.zeros(counts.shape[0]).index_add(0, rows, counts.values())
+    smoothed = of_token**SMOOTHING
+    context = smoothed / smoothed.sum()
+    information = torch.log(counts.values() / (of_token[rows] * context[columns]))
+    positive = information > 0
+    matrix = torch.sparse_coo_tensor(
+        torch.stack((rows[positive], columns[positive])),
+        information[positive],
+        counts.shape,
+        check_invariants=False,
+    ).coalesce()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        left, singular, _ = torch.svd_lowrank(matrix, q=min(width + 16, counts.shape[0]), niter=4)
+    vectors = torch.zeros(counts.shape[0], width)
+    kept = min(width, left.shape[1])
+    vectors[:, :kept] = left[:, :kept] * singular[:kept].sqrt()
+    seen = of_token > 0
+    vectors[~seen] = 0
+    return vectors / vectors[seen].square().mean().sqrt()
+
+
+def _sparse(indices: np.ndarray, values: np.ndarray, vocab: int) -> Tensor:
+    return torch.sparse_coo_tensor(
+        torch.from_numpy(indices), torch.from_numpy(values), (vocab, vocab), check_invariants=False
+    )

@@ -1,0 +1,224 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from bert import BertConfig, BertForPreTraining, load_pretrained
+from bert.cli import main
+from bert.tokenization import Tokenizer
+from bert.training.config import TrainingConfig
+from bert.training.log import read_log
+from pretrain.config import PretrainConfig
+from pretrain.objective import PretrainingObjective, evaluate, unigram_log_probabilities
+from pretrain.run import pretrain
+
+SUBJECTS = ["the cat", "a dog", "my friend", "the old man", "every child"]
+VERBS = ["sees", "likes", "follows", "forgets", "draws"]
+OBJECTS = ["a red house", "the river", "some bread", "an idea", "the long road"]
+
+
+def story(documents, seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def sentence():
+        kind = int(torch.randint(len(SUBJECTS), (), generator=generator))
+        return f"{SUBJECTS[kind]} {VERBS[kind]} {OBJECTS[kind]}.".capitalize()
+
+    return "\n\n".join(
+        "\n".join(f"{sentence()} {sentence()}" for _ in range(6)) for _ in range(documents)
+    )
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "train.txt").write_text(story(40, 0))
+    (tmp_path / "held_out.txt").write_text(story(6, 1))
+    shape = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=32,
+    )  # fmt: skip
+    (tmp_path / "shape.json").write_text(json.dumps(shape.to_dict()))
+    return PretrainConfig(
+        files=(tmp_path / "train.txt",),
+        validation_files=(tmp_path / "held_out.txt",),
+        out=tmp_path / "run",
+        model=str(tmp_path / "shape.json"),
+        vocab_size=100,
+        max_length=32,
+        tokens_per_batch=256,
+        dropout=0.0,
+        initializer_range=0.1,
+        training=TrainingConfig(
+            budget="120", learning_rate=1e-2, evaluate_every="60", checkpoint_every="50"
+        ),
+    )
+
+
+def weights(run_dir):
+    return safetensors.torch.load_file(run_dir / "model" / "model.safetensors")
+
+
+def test_it_learns_saves_and_is_the_same_each_time(config, tmp_path):
+    result = pretrain(config)
+    judged = result.training.evaluation
+    assert judged["mlm_loss"] < judged["unigram_loss"] - 0.5
+    assert judged["mlm_accuracy"] > 0.2
+    assert 0.5 <= judged["nsp_majority"] <= 1
+    again = pretrain(replace(config, out=tmp_path / "again"))
+    first, second = weights(result.run_dir), weights(again.run_dir)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    model = load_pretrained(result.model)
+    assert isinstance(model, BertForPreTraining)
+    assert model.config.vocab_size == Tokenizer.load(result.model).vocab_size
+    card = (result.model / "README.md").read_text()
+    assert "bert pretrain" in card and "mlm_loss" in card
+    losses = [line["losses"]["mlm"] for line in read_log(result.run_dir / "log.jsonl", "step")]
+    assert len(losses) == 120
+    assert (result.run_dir / "loss.png").stat().st_size > 10_000
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(config, tmp_path):
+    whole = pretrain(config)
+    halves = replace(config, out=tmp_path / "halves")
+    pretrain(replace(halves, training=replace(config.training, budget="70")))
+    # The budget shapes the learning rate, so the steps up to 70 differ; from a checkpoint of the
+    # whole run they don't.
+    taken = whole.run_dir / "checkpoints"
+    assert sorted(p.name for p in taken.iterdir()) == ["step-00000100", "step-00000120"]
+    other = replace(config, out=tmp_path / "other", resume=str(taken / "step-00000100"))
+    resumed = pretrain(other)
+    first, second = weights(whole.run_dir), weights(resumed.run_dir)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_going_on_from_a_saved_model(config, tmp_path):
+    first = pretrain(replace(config, training=replace(config.training, budget="5")))
+    more = replace(
+        config, model=str(first.model), out=tmp_path / "more", initializer_range=None,
+        training=replace(config.training, budget="1", learning_rate=1e-9),
+    )  # fmt: skip
+    second = pretrain(more)
+    before, after = weights(first.run_dir), weights(second.run_dir)
+    for name in before:
+        torch.testing.assert_close(before[name], after[name], rtol=0, atol=1e-6)
+    assert Tokenizer.load(first.model) == Tokenizer.load(second.model)
+
+
+def test_word_vectors_and_frequencies_start_the_model(config):
+    started = replace(
+        config,
+        word_vectors=True,
+        training=replace(config.training, budget="1", learning_rate=1e-9, weight_decay=0.0),
+    )
+    result = pretrain(started)
+    model = load_pretrained(result.model)
+    word = model.bert.embeddings.word.weight.detach()
+    assert word[0].abs().max() < 1e-6  # [PAD]: one step at a rate of 1e-9
+    assert word.square().mean().sqrt() == pytest.approx(0.1, rel=0.05)
+    bias = model.mlm_head.bias.detach()
+    the = Tokenizer.load(result.model).token_to_id("the")
+    assert bias.argmax() in (the, Tokenizer.load(result.model).token_to_id("."))
+    assert bias.exp().sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_unigram_baseline_is_that_of_the_definition():
+    counts = torch.tensor([0, 3, 1])
+    expected = torch.tensor([1 / 7, 4 / 7, 2 / 7], dtype=torch.float64).log()
+    torch.testing.assert_close(unigram_log_probabilities(counts), expected)
+
+
+def test_counts_and_sums_have_the_same_names(config):
+    result = pretrain(replace(config, training=replace(config.training, budget="1")))
+    from pretrain.batches import held_out_batches
+    from pretrain.corpus import Corpus
+
+    tokenizer = Tokenizer.load(result.model)
+    corpus = Corpus.open(result.run_dir / "data" / "validation")
+    batches = held_out_batches(corpus, tokenizer, max_length=32, tokens_per_batch=256, tokens=1000)
+    model = load_pretrained(result.model, BertForPreTraining)
+    objective = PretrainingObjective(model).eval()
+    sums = objective(batches[0], torch.tensor(0))
+    counts = objective.counts(batches[0])
+    assert sums.keys() == counts.keys()
+    judged = evaluate(model, batches[:1], torch.zeros(model.config.vocab_size).double())
+    assert judged["mlm_loss"] == pytest.approx(sums["mlm"].item() / counts["mlm"], rel=1e-5)
+    assert judged["nsp_loss"] == pytest.approx(sums["nsp"].item() / counts["nsp"], rel=1e-5)
+    assert judged["unigram_loss"] == 0
+
+
+def test_dry_run_writes_nothing(config, capsys):
+    from pretrain.run import run
+
+    assert run(replace(config, dry_run=True)) == 0
+    out = capsys.readouterr().out
+    assert "parameters: " in out and "memory: " in out and "time: 120 steps" in out
+    assert json.loads(out[: out.rindex("}") + 1])["tokens_per_batch"] == 256
+    assert not config.out.exists()
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no.txt", "--out", "o"], "no.txt: expected a text file, got none"),
+        (["t.txt", "--out", "o", "--model", "tinny"], "--model: expected a preset, a config.json"),
+        (["t.txt", "--out", "o", "--max-length", "600"], "--max-length: expected at most the "),
+        (
+            ["t.txt", "--out", "o", "--tokens-per-batch", "9"],
+            "--tokens-per-batch: expected max_le",
+        ),
+        (["t.txt", "--out", "o", "--mask-rate", "2"], "--mask-rate: expected a share between 0 "),
+        (["t.txt", "--out", "o", "--tokenizer", "nowhere"], "nowhere"),
+        (["--out", "o"], "FILES: expected at least one text file"),
+        (["t.txt"], "--out: expected"),
+        (["t.txt", "--out", "o", "--mask-rat", "0.2"], "no option --mask-rat; did you mean "),
+    ],
+)
+def test_a_users_mistake_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text(story(3, 0))
+    assert main(["pretrain", *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("bert pretrain: error: ") and message in error
+
+
+@pytest.mark.errors
+def test_changed_files_are_refused(config):
+    short = replace(config, training=replace(config.training, budget="1"))
+    pretrain(short)
+    config.files[0].write_text(story(40, 5))
+    with pytest.raises(ValueError, match="^files: expected those that .* was prepared from"):
+        pretrain(replace(short, training=replace(config.training, budget="2")))
+    fresh = pretrain(replace(short, resume="none", overwrite=True))
+    assert fresh.training.step == 1
+
+
+def test_interrupted_it_goes_on(config, tmp_path):
+    arguments = [
+        sys.executable, "-m", "pretrain", str(config.files[0]), "--out", str(config.out),
+        "--model", config.model, "--vocab-size", "100", "--max-length", "32",
+        "--tokens-per-batch", "256", "--training.budget", "100000",
+    ]  # fmt: skip
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        arguments, cwd=root, stderr=subprocess.PIPE, text=True, env={**os.environ, "LC_ALL": "C"}
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("training from step 0"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130, rest
+    assert "the same command goes on from there" in rest and "Traceback" not in rest
+    steps = len(list((config.out / "checkpoints").iterdir()))
+    assert steps <= 1 and not (config.out / "model").exists()
