@@ -48,7 +48,7 @@ class Parity:
     """Compare a model with Hugging Face's on the same weights and a random, ragged batch.
 
     Exits with 1 where a difference is over its tolerance: 1e-5 in float32 and 1e-10 in float64
-    (or ten roundings of the largest value, where that is more), for gradients 1e-4 and 1e-9 of
+    (or 16 roundings of the largest value, where that is more), for gradients 1e-4 and 1e-9 of
     the largest value.
     """
 

@@ -21,8 +21,13 @@ from bert.weight_names import to_theirs
 class SavesItself(Protocol):
     """A tokenizer, as far as saving a model needs one."""
 
-    def save(self, directory: Path) -> object:
-        """Write the tokenizer's files into a directory."""
+    @property
+    def vocab_size(self) -> int:
+        """How many ids it gives."""
+        ...
+
+    def save(self, directory: Path, *, model_max_length: int) -> object:
+        """Write the tokenizer's files, with the tokens that the model takes at most."""
         ...
 
 
@@ -44,7 +49,8 @@ def save_pretrained(
         model_card: the text of README.md.
 
     Raises:
-        ValueError: a model that isn't one of bert's, or another process is saving there.
+        ValueError: a model that isn't one of bert's, a tokenizer with more tokens than it has, or
+            another process is saving there.
         OSError: the files can't be written; it names the path, and what was there is whole.
     """
     directory = Path(directory)
@@ -52,6 +58,11 @@ def save_pretrained(
         raise ValueError(f"model: expected one of bert's models, got {type(model).__name__}")
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory}: expected a directory, got a file")
+    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"tokenizer: expected at most the model's {model.config.vocab_size} tokens "
+            f"(vocab_size), got {tokenizer.vocab_size}"
+        )
     weights = _their_state(model)
     values = model.config.to_dict(ARCHITECTURES[type(model)])
     values["dtype"] = str(next(iter(weights.values())).dtype).removeprefix("torch.")
@@ -60,7 +71,7 @@ def save_pretrained(
         if model_card is not None:
             (aside / "README.md").write_text(model_card, encoding="utf-8")
         if tokenizer is not None:
-            tokenizer.save(aside)
+            tokenizer.save(aside, model_max_length=model.config.max_position_embeddings)
         size = sum(weight.nbytes for weight in weights.values())
         try:
             save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})

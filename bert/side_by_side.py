@@ -33,7 +33,7 @@ from bert.weight_names import to_theirs
 ACTIVATION = {torch.float32: 1e-5, torch.float64: 1e-10}
 GRADIENT = {torch.float32: 1e-4, torch.float64: 1e-9}
 # Activations of a hundred can't agree to 1e-5 in float32: their last place is worth as much.
-ROUNDINGS = 10
+ROUNDINGS = 16
 
 # Within a layer, theirs: the module of ours, and which end of it.
 _POINTS = {

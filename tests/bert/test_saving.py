@@ -26,7 +26,10 @@ def model():
 class Words:
     """As much of a tokenizer as saving needs."""
 
-    def save(self, directory):
+    vocab_size = 2
+
+    def save(self, directory, *, model_max_length):
+        assert model_max_length == 9
         (directory / "vocab.txt").write_text("a\nb\n")
         (directory / "tokenizer.json").write_text("{}")
 
@@ -103,8 +106,8 @@ def test_a_full_disk_leaves_the_old_model_whole(tmp_path, model):
 
 
 def test_a_failure_half_way_leaves_the_old_model_whole(tmp_path, model):
-    class Broken:
-        def save(self, directory):
+    class Broken(Words):
+        def save(self, directory, *, model_max_length):
             (directory / "vocab.txt").write_text("a")
             raise RuntimeError("broken")
 
@@ -153,3 +156,23 @@ def test_only_models_of_ours_are_saved(tmp_path):
     with pytest.raises(ValueError, match="model: expected one of bert's models, got Linear"):
         save_pretrained(torch.nn.Linear(2, 2), tmp_path)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.errors
+def test_a_tokenizer_of_another_vocabulary(tmp_path, model):
+    tokenizer = Words()
+    tokenizer.vocab_size = 31
+    with pytest.raises(ValueError, match=r"tokenizer: expected at most the model's 30 tokens"):
+        save_pretrained(model, tmp_path, tokenizer)
+    assert not list(tmp_path.iterdir())
+
+
+def test_transformers_reads_tokenizer_and_model_from_one_directory(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = bert.Tokenizer.train(["a cat sat on a mat, and the cat ate the rat"] * 9, 50)
+    model = bert.Bert(bert.BertConfig.preset("tiny", vocab_size=64, max_position_embeddings=32))
+    save_pretrained(model, tmp_path, tokenizer)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.model_max_length == 32
+    assert theirs("the cat sat")["input_ids"] == list(tokenizer.encode("the cat sat").ids)
+    assert transformers.AutoModel.from_pretrained(tmp_path).config.vocab_size == 64
