@@ -23,7 +23,7 @@ transformers reads a [MASK] in any text as the mask, unless told `split_special_
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -271,8 +271,7 @@ class Tokenizer:
         """Tokenize texts without their frames, a long one until there are `enough` tokens."""
         backend = self._special_backend if allow_special else self._backend
         cleaned = [
-            clean(_checked(text, name, row), self.report, allow_special=allow_special)
-            for row, text in enumerate(texts)
+            clean(text, self.report, allow_special=allow_special) for text in _checked(texts, name)
         ]
         heads = [next(parts(text), (0, ""))[1] for text in cleaned]
         segments = []
@@ -290,17 +289,20 @@ class Tokenizer:
     def _plain(self, texts: Iterable[str]) -> list[bytes]:
         """Give the ids of each text as the bytes of int32 numbers."""
         plain = []
-        for row, text in enumerate(texts):
-            runs = split_at_spaces(clean(_checked(text, "texts", row), self.report))
+        for text in _checked(texts, "texts"):
+            runs = split_at_spaces(clean(text, self.report))
             plain.append(b"".join(map(self._pieces.__getitem__, runs)))
             self.report.empty += not plain[-1]
         return plain
 
 
-def _checked(text: object, name: str, row: int) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"{name}[{row}]: expected text, got {type(text).__name__}")
-    return text
+def _checked(texts: Iterable[object], name: str) -> Iterator[str]:
+    if isinstance(texts, str):
+        raise ValueError(f"{name}: expected a sequence of texts, got one text")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{row}]: expected text, got {type(text).__name__}")
+        yield text
 
 
 class _Pieces(dict[str, bytes]):

@@ -102,6 +102,8 @@ def learn(
     """
     if isinstance(source, str | Path):
         raise ValueError(f"source: expected texts and Paths, got one {type(source).__name__}")
+    if vocab_size < 10:
+        raise ValueError(f"vocab_size: expected at least 10, got {vocab_size}")
     backend = normalization.backend()
     characters: Counter[str] = Counter()
     with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as copy:
@@ -132,7 +134,8 @@ def _usable(source: Iterable[str | Path], report: TextReport) -> Iterator[str]:
             raise ValueError(f"source: expected texts and Paths, got a {type(item).__name__}")
         for text in read_lines(item, report) if isinstance(item, Path) else [item]:
             for _, part in parts(clean(text, report)):
-                yield _TOO_LONG.sub(" ", part) if len(part) > 100 else part
+                has_long = max(map(len, part.split()), default=0) > 100
+                yield _TOO_LONG.sub(" ", part) if has_long else part
 
 
 def _choose_characters(
@@ -202,7 +205,8 @@ def read(path: Path, lowercase: bool | None) -> tuple[list[str], Normalization]:
     """Read vocab.txt, tokenizer.json, or the directory that holds them.
 
     A setting is what `lowercase` says, else tokenizer_config.json beside the file, else
-    tokenizer.json, else BERT's default; a cased vocab.txt must be said to be one.
+    tokenizer.json, else BERT's default; a cased vocab.txt must be said to be one. The truncation,
+    padding and frame in tokenizer.json are not read: those are the caller's and ours.
 
     Raises:
         ValueError: one line that names the file and the place in it.
@@ -265,7 +269,8 @@ def _read_tokenizer_config(path: Path) -> dict[str, Any]:
     for key, allowed in _TOKENIZER_CONFIG.items():
         if key in config:
             value = config[key]
-            value = value.get("content") if isinstance(value, dict) else value
+            if key.endswith("_token") and isinstance(value, dict):
+                value = value.get("content")
             _expect(f"{path}: {key}", value, allowed)
     ours = {"do_lower_case": "lowercase", "tokenize_chinese_chars": "handle_chinese_chars"}
     ours["strip_accents"] = "strip_accents"

@@ -131,6 +131,7 @@ def test_the_error_strategy_names_row_and_lengths(tokenizer):
         ((["a"], ["b", "c"]), "pairs: expected 1, as many as texts, got 2"),
         ((["a", None],), r"texts\[1\]: expected text, got NoneType"),
         ((["a"], [3]), r"pairs\[0\]: expected text, got int"),
+        (("one",), "texts: expected a sequence of texts, got one text"),
     ],
 )
 def test_rows_that_are_no_text_are_refused_by_name(tokenizer, arguments, message):
@@ -150,6 +151,8 @@ def test_options_out_of_range_are_refused(tokenizer):
             tokenizer.decode([0, wrong])
     with pytest.raises(ValueError, match=r"texts\[1\]: expected text"):
         tokenizer.encode_plain(["a", b"b"])
+    with pytest.raises(ValueError, match="texts: expected a sequence of texts, got one text"):
+        tokenizer.encode_flat("one")
 
 
 # --- without the frame, and back

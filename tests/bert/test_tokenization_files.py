@@ -170,6 +170,7 @@ def test_a_tokenizer_json_that_is_not_berts_is_refused_by_name(tmp_path, path, v
     [
         ("do_lower_case", None),
         ("strip_accents", "no"),
+        ("strip_accents", {}),
         ("tokenize_chinese_chars", 0),
         ("do_basic_tokenize", False),
         ("never_split", ["x"]),

@@ -137,6 +137,11 @@ def test_a_source_without_text_is_refused(source, message):
         Tokenizer.train(source, 99)
 
 
+def test_a_vocabulary_needs_some_room():
+    with pytest.raises(ValueError, match="vocab_size: expected at least 10, got 9"):
+        Tokenizer.train(TEXTS, 9)
+
+
 def test_a_broken_file_of_the_source_is_named(tmp_path):
     (tmp_path / "a.xz").write_bytes(lzma.compress(os.urandom(9999))[:-99])
     with pytest.raises(ValueError, match=r"a\.xz: line \d+: cannot be unpacked"):
