@@ -98,7 +98,10 @@ def run_forward(
     The global generator gets the seed too: a stock `nn.Dropout` in an adapter or a head that
     somebody adds needs no state of its own, then, to be resumed exactly.
     """
-    torch.manual_seed(seed)
+    # Not torch.manual_seed: where CUDA isn't used it formats a stack trace at each call.
+    torch.default_generator.manual_seed(seed)
+    if hardware.device.type == "cuda":
+        torch.cuda.manual_seed(seed)
     scalar = torch.full((), seed, dtype=torch.int64, device=hardware.device)
     with hardware.autocast():
         return objective(batch.to(hardware.device), scalar)

@@ -92,10 +92,25 @@ class Interrupts:
             os._exit(exit_code(signum))
 
 
-def ignore_in_worker(worker: int) -> None:
-    """Leave signals to the training process: a worker that died of Ctrl-C would end the run."""
-    for signum in SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+def leave_signals_to_parent(worker: int) -> None:
+    """Make a loader worker deaf to SIGINT, and to each SIGTERM that isn't its parent's.
+
+    A terminal, systemd or Slurm signals every process of the run, and a worker that died of it
+    would take the step that is under way with it. The parent's own SIGTERM must work: it is how
+    torch ends a worker that doesn't end by itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS doesn't say who sent a signal
+        return
+    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def end_with_parent() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(exit_code(signal.SIGTERM))
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _tell(message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from bert.training.interrupt import ignore_in_worker
+from bert.training.interrupt import leave_signals_to_parent
 from bert.training.objective import Batches, BatchT
 
 
@@ -39,11 +39,20 @@ def micro_batches(
         sampler=endless,
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=ignore_in_worker,
+        worker_init_fn=leave_signals_to_parent,
         # Else the loader would draw its seed from the global generator.
         generator=torch.Generator(),
     )
-    yield from zip(endless, loader, strict=False)
+    prepared: Any = iter(loader)
+    try:
+        yield from zip(endless, prepared, strict=False)
+    except (ConnectionError, EOFError) as error:
+        # It died between handing over a batch and handing over the memory that the batch is in.
+        raise RuntimeError(f"DataLoader worker died: {error}") from error
+    finally:
+        # Not left to the garbage collector: while a traceback holds on to the iterator of a run
+        # that failed, torch raises at every SIGCHLD, wherever the process is by then.
+        prepared._shutdown_workers()
 
 
 def _as_it_is(batch: Any) -> Any:

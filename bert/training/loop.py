@@ -153,7 +153,7 @@ class _Run:
         first = self.state.step * self.config.accumulation
         with closing(micro_batches(self.batches, first, self.config.loader_workers)) as source:
             while True:
-                is_finished = self.is_finished()
+                is_finished = not self.has_room()
                 if is_finished or self.is_evaluation_due():
                     self.evaluate()
                 if is_finished or self.is_checkpoint_due():
@@ -250,29 +250,23 @@ class _Run:
         state.save_seconds = max(state.save_seconds, seconds)
         self.log.write("checkpoint", state.step, name=path.name, seconds=seconds)
 
-    def is_finished(self) -> bool:
-        """Say whether the budget is spent, or has no room for one more step."""
-        return is_spent(
-            self.total, self.state.step, self.elapsed(), self.reserve(), self.state.step_seconds
-        )
+    def has_room(self, seconds: float = 0.0) -> bool:
+        """Say whether the budget has room for one more step, after `seconds` of something else."""
+        state, seconds = self.state, seconds + self.state.step_seconds
+        return not is_spent(self.total, state.step, self.elapsed(), self.reserve(), seconds)
 
     def is_evaluation_due(self) -> bool:
-        """Say whether the interval since the last evaluation has passed."""
-        state = self.state
-        return is_due(
-            self.evaluate_every,
-            state.step,
-            state.evaluated_step,
-            self.elapsed(),
-            state.evaluated_at,
-        )
+        """Say whether it is time for one, and there will be a step before the last one."""
+        every, state = self.evaluate_every, self.state
+        last, at = state.evaluated_step, state.evaluated_at
+        is_time = is_due(every, state.step, last, self.elapsed(), at)
+        return is_time and self.has_room(self.last_evaluation_seconds())
 
     def is_checkpoint_due(self) -> bool:
-        """Say whether the interval since the last checkpoint has passed."""
-        state = self.state
-        return is_due(
-            self.checkpoint_every, state.step, state.saved_step, self.elapsed(), state.saved_at
-        )
+        """Say whether it is time for one, and there will be a step before the last one."""
+        every, state = self.checkpoint_every, self.state
+        is_time = is_due(every, state.step, state.saved_step, self.elapsed(), state.saved_at)
+        return is_time and self.has_room(state.save_seconds)
 
     def elapsed(self) -> float:
         """Return the seconds that this run has taken, over all its starts."""
@@ -280,8 +274,11 @@ class _Run:
 
     def reserve(self) -> float:
         """Return the seconds of a wall-clock budget that the end needs."""
-        evaluation = max(self.reserve_seconds, self.state.evaluation_seconds)
-        return evaluation + self.state.save_seconds
+        return self.last_evaluation_seconds() + self.state.save_seconds
+
+    def last_evaluation_seconds(self) -> float:
+        """Return how long the last evaluation will take, as far as is known."""
+        return max(self.reserve_seconds, self.state.evaluation_seconds)
 
     def result(self) -> TrainingResult:
         """Say how it ended."""

@@ -51,7 +51,8 @@ def is_spent(
     if total.steps is not None:
         return step >= total.steps
     assert total.seconds is not None
-    return elapsed + step_seconds + reserve >= total.seconds
+    left = total.seconds - reserve - elapsed
+    return left <= 0 or left < step_seconds
 
 
 def is_due(

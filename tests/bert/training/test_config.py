@@ -1,0 +1,70 @@
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from bert.training.config import CHANGEABLE, TrainingConfig
+from bert.training.span import Span
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("budget", "soon"),
+        ("budget", "0"),
+        ("evaluate_every", "6m"),
+        ("checkpoint_every", "-1"),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("warmup", 1.0),
+        ("warmup", -0.1),
+        ("schedule", "cosine"),
+        ("betas", (0.9, 1.0)),
+        ("betas", (0.9,)),
+        ("eps", 0.0),
+        ("weight_decay", -1.0),
+        ("max_grad_norm", 0.0),
+        ("accumulation", 0),
+        ("precision", "float16"),
+        ("keep_checkpoints", 0),
+        ("loader_workers", -1),
+        ("max_bad_steps", 0),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("threads", 0),
+        ("threads", 10**6),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: expected .*, got ") as error:
+        TrainingConfig(**{name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_run_needs_is_a_budget():
+    assert TrainingConfig(budget="6min").total() == Span(seconds=360)
+    with pytest.raises(ValueError, match="^budget: expected .*, got None"):
+        TrainingConfig().total()
+
+
+def test_every_field_is_explained_below_it():
+    source = open(sys.modules[TrainingConfig.__module__].__file__).read()
+    lines = source.splitlines()
+    for field in fields(TrainingConfig):
+        (at,) = [i for i, line in enumerate(lines) if line.startswith(f"    {field.name}: ")]
+        assert lines[at + 1].startswith('    """') and lines[at + 1].endswith('."""'), field.name
+
+
+def test_the_identity_is_all_but_what_may_change():
+    assert {
+        f.name for f in fields(TrainingConfig)
+    } - CHANGEABLE == TrainingConfig().identity().keys()
+    assert {f.name for f in fields(TrainingConfig)} >= CHANGEABLE
+
+
+def test_importing_it_brings_no_torch():
+    code = "import sys, bert.training.config; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,32 @@
+import pytest
+
+from bert.training.span import Span, parse_span
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("500", Span(steps=500)),
+        ("500 steps", Span(steps=500)),
+        ("1step", Span(steps=1)),
+        ("90s", Span(seconds=90)),
+        ("6min", Span(seconds=360)),
+        ("1h30min", Span(seconds=5400)),
+        (" 1H 30 MIN 5s ", Span(seconds=5405)),
+        ("1.5h", Span(seconds=5400)),
+        ("0.25s", Span(seconds=0.25)),
+    ],
+)
+def test_steps_and_times(text, span):
+    assert parse_span("budget", text) == span
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "0", "0s", "0h0min", "-5", "-5s", "6m", "30min1h", "1h1h", "5.5", "1e3s", "٣s"],
+)
+def test_anything_else_is_refused_in_one_line_that_names_the_argument(text):
+    with pytest.raises(ValueError, match="^budget: expected .* such as .*6min") as error:
+        parse_span("budget", text)
+    assert "\n" not in str(error.value)
