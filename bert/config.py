@@ -29,7 +29,8 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
 }
 # Settings that say how a program runs or a file was made, and nothing about the mathematics:
-# decoding, past keys, splitting the feed-forward for memory, versions, where it came from.
+# splitting the feed-forward for memory, versions, where it came from; and how a decoder writes
+# text, which early files say of every model.
 _NO_EFFECT = {
     "_name_or_path", "_attn_implementation", "_attn_implementation_autoset", "architectures",
     "attn_implementation", "bos_token_id", "chunk_size_feed_forward", "directionality", "dtype",
@@ -37,6 +38,13 @@ _NO_EFFECT = {
     "output_hidden_states", "pooler_fc_size", "pooler_num_attention_heads",
     "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "return_dict", "sep_token_id",
     "task_specific_params", "torch_dtype", "torchscript", "transformers_version", "use_cache",
+    "bad_words_ids", "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping",
+    "encoder_no_repeat_ngram_size", "eos_token_ids", "forced_bos_token_id",
+    "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_past", "output_scores",
+    "prefix", "remove_invalid_values", "repetition_penalty", "return_dict_in_generate",
+    "temperature", "tf_legacy_loss", "tokenizer_class", "top_k", "top_p", "typical_p",
+    "use_bfloat16", "xla_device",
 }  # fmt: skip
 
 

@@ -154,6 +154,15 @@ def test_configuration_can_be_changed_and_is_saved(tmp_path):
 # Layouts.
 
 
+def test_an_early_files_settings_for_writing_text(tmp_path):
+    path, _ = saved(tmp_path)
+    change_config(
+        path, do_sample=False, num_beams=1, output_past=True, pruned_heads={}, top_k=50,
+        temperature=1.0, use_bfloat16=False, is_decoder=False, finetuning_task=None,
+    )  # fmt: skip
+    load_pretrained(path)
+
+
 def test_weights_without_prefix_in_a_sentence_transformers_directory(tmp_path):
     path, model = saved(tmp_path / "root", "BertModel")
     modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.Transformer"}]
