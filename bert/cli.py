@@ -1,0 +1,281 @@
+"""The `bert` command: finds the command's dataclass, has tyro fill it, and runs the command.
+
+Each command is a dataclass (its options) and a function that takes one; the table below says
+where they are. Only the command in use is imported, and the modules of the dataclasses import
+no torch, so that `--help` answers at once.
+
+Exit codes: 0, done; 1, done, with a negative answer (`bert doctor`, `bert parity`); 2, a mistake
+of the user, told in one line; 130, Ctrl-C. A ValueError or OSError counts as a mistake of the
+user. Anything else is ours, and keeps its traceback; under `python -X dev` these two do as well.
+"""
+
+import dataclasses
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from itertools import takewhile
+from typing import Annotated, Any, NamedTuple
+
+from bert.options import Option, help_text, options_of, suggest
+
+
+class Command(NamedTuple):
+    """Where a command's parts are, as "module:name", and what it does."""
+
+    options: str
+    run: str
+    help: str
+    positional: tuple[str, ...] = ()
+    """The fields that are given by their place on the command line."""
+
+
+COMMANDS: dict[str, Command] = {
+    "doctor": Command("bert.doctor:Doctor", "bert.doctor:run", "check this machine and install"),
+    "pretrain": Command(
+        "pretrain.config:PretrainConfig",
+        "pretrain.run:run",
+        "train a BERT on plain text",
+        ("files",),
+    ),
+    "finetune": Command(
+        "finetune.config:FinetuneConfig", "finetune.run:run", "train a BERT on labelled texts"
+    ),
+    "predict": Command(
+        "finetune.predict:PredictConfig",
+        "finetune.predict:run",
+        "classify texts with a fine-tuned model",
+        ("model",),
+    ),
+    "fill-mask": Command(
+        "bert.fill_mask:FillMask",
+        "bert.fill_mask:run",
+        "guess the masked words of a text",
+        ("text",),
+    ),
+    "parity": Command(
+        "bert.parity:Parity", "bert.parity:run", "compare a model with transformers", ("model",)
+    ),
+    "export": Command(
+        "bert.export:Export",
+        "bert.export:run",
+        "write a model as a Hugging Face directory",
+        ("source", "out"),
+    ),
+}
+
+
+class UsageError(Exception):
+    """The command line can't be used; the message is one line."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `bert` with these arguments, or the process's, and return its exit code."""
+    first, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if first in COMMANDS:
+        return run_command(first, rest)
+    return _guarded("bert", (), lambda: _without_command(first))
+
+
+def run_command(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run one command with the arguments that come after its name; return its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    command, program = COMMANDS[name], f"bert {name}"
+    settings = _load(command.options)
+    options = options_of(settings, command.positional)
+
+    def work() -> int:
+        if {"-h", "--help"} & set(given):
+            print(help_text(program, settings, options))
+            return 0
+        parsed = parse(settings, options, given)
+        return int(_load(command.run)(parsed) or 0)
+
+    return _guarded(program, options, work)
+
+
+def _without_command(first: str) -> int:
+    """Answer `bert` where the first argument is no command."""
+    if first in ("-h", "--help"):
+        print(_overview())
+    elif first == "--version":
+        print(f"bert {_version()}")
+    else:
+        kind = "option" if first.startswith("-") else "command"
+        raise UsageError(f"no {kind} {first}{suggest(first, [*COMMANDS, '--help', '--version'])}")
+    return 0
+
+
+def _guarded(program: str, options: Sequence[Option], work: Callable[[], int]) -> int:
+    """Do the work, and turn what a user did wrong into one line and an exit code."""
+    try:
+        with _warnings_in_one_line(program):
+            code = work()
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        return _fail(program, str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does. Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ModuleNotFoundError as error:
+        if "install the extra" not in str(error):
+            raise
+        return _fail(program, str(error))
+    except (ValueError, OSError) as error:
+        if sys.flags.dev_mode:
+            raise
+        return _fail(program, _as_typed(_message(error), options))
+
+
+def parse(settings: type, options: Sequence[Option], argv: Sequence[str]) -> Any:
+    """Fill a command's dataclass from its arguments.
+
+    Raises:
+        UsageError: they can't be used; the message names the argument and what was expected.
+    """
+    import tyro
+
+    def refuse(event: Any) -> None:
+        if message := _explain(event, options, argv):
+            raise UsageError(message)
+
+    # What tyro says about a mistake is a box of many lines. The hook that replaces it isn't part
+    # of its public interface: a version without it prints the box, and exits with 2 as well.
+    hooks = getattr(tyro, "_errors", None)
+    with hooks.on_parse_error(refuse) if hooks else nullcontext():
+        parsed = tyro.cli(_with_places(settings, options), args=argv, add_help=False)
+    return settings(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(settings)})
+
+
+def _with_places(settings: type, options: Sequence[Option]) -> type:
+    """Derive a dataclass in which tyro finds the positional fields marked as such.
+
+    The mark is tyro's, and the modules of the dataclasses don't import it.
+    """
+    from tyro.conf import Positional
+
+    marked = [
+        (o.name, Annotated[o.kind, Positional], dataclasses.field(default=o.default))
+        for o in options
+        if o.positional
+    ]
+    return dataclasses.make_dataclass(settings.__name__, marked, bases=(settings,), frozen=True)
+
+
+def _explain(event: Any, options: Sequence[Option], argv: Sequence[str]) -> str | None:
+    """Tell in one line why tyro refuses the arguments; None for a reason that isn't known here."""
+    kind = type(event).__name__
+    unknown: list[str] = getattr(event, "tokens", getattr(event, "unrecognized_tokens", []))
+    if dashed := [token for token in unknown if token.startswith("-")]:
+        name = dashed[0].partition("=")[0]
+        return f"no option {name}{suggest(name, [o.flag for o in options])}"
+    if kind == "UnrecognizedArgs":
+        return f"expected no further argument, got {unknown[0]!r}; quote a text that has spaces"
+    if kind == "MissingArgs":
+        option = _option_of(event.missing_arguments[0].arg, options)
+        return f"{option.flag}: expected {option.expected}, got nothing"
+    if kind == "InstantiationFailure" and event.argument is None:
+        return _as_typed(str(event.message), options)
+    if kind in ("BadValue", "InvalidChoice", "InstantiationFailure"):
+        option = _option_of(event.argument, options)
+        given = getattr(event, "value", None) or _given(option, argv)
+        hint = suggest(given, event.choices) if kind == "InvalidChoice" else ""
+        got = repr(given) if given else "nothing"
+        return f"{option.flag}: expected {option.expected}, got {got}{hint}"
+    return None
+
+
+def _option_of(argument: Any, options: Sequence[Option]) -> Option:
+    """Find the option that one of tyro's arguments stands for."""
+    name = ".".join(filter(None, (argument.intern_prefix, argument.field.intern_name)))
+    return next(option for option in options if option.name == name)
+
+
+def _given(option: Option, argv: Sequence[str]) -> str:
+    """Return what was typed after an option."""
+    for place in reversed(range(len(argv))):
+        name, equals, value = argv[place].partition("=")
+        if name.replace("_", "-") == option.flag:
+            following = takewhile(lambda token: not token.startswith("--"), argv[place + 1 :])
+            return value if equals else " ".join(following)
+    return ""
+
+
+def _as_typed(message: str, options: Sequence[Option]) -> str:
+    """Name the field that an error begins with as the user types it: --max-length, not max_length.
+
+    A field of a nested dataclass may be named without the field that it lies in.
+    """
+    name, colon, rest = message.partition(": ")
+    exact = [o for o in options if o.name == name]
+    nested = [o for o in options if o.name.endswith(f".{name}")]
+    for found in (exact, nested):
+        if colon and len(found) == 1:
+            return f"{found[0].flag}: {rest}"
+    return message
+
+
+def _message(error: ValueError | OSError) -> str:
+    """Say an error in one line, with the file that it is about."""
+    if isinstance(error, OSError) and error.strerror:
+        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return ": ".join([*files, error.strerror])
+    return str(error)
+
+
+def _fail(program: str, message: str) -> int:
+    """Print a user's mistake as one line, whatever is in it, and return the exit code for it."""
+    print(f"{program}: error: {_printable(message)}", file=sys.stderr)
+    return 2
+
+
+def _printable(message: str) -> str:
+    """Make one line of a message that may quote anything."""
+    line = "; ".join(part.strip() for part in message.splitlines() if part.strip())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+@contextmanager
+def _warnings_in_one_line(program: str) -> Iterator[None]:
+    """Print a warning as a line of the command, not as a place in its source."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"{program}: warning: {_printable(str(message))}", file=sys.stderr
+        )
+        yield
+
+
+def _load(place: str) -> Any:
+    """Import what "module:name" names."""
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    commands = "\n".join(f"  {name:{width}}{c.help}" for name, c in COMMANDS.items())
+    return (
+        "usage: bert COMMAND [arguments]\n\n"
+        "BERT from scratch: from a text file to a checked model.\n\n"
+        f"commands:\n{commands}\n\n"
+        "`bert COMMAND --help` shows a command's arguments; `bert --version` shows the version."
+    )
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("plainbert")
+    except PackageNotFoundError:
+        return "unknown: plainbert is not installed, only lying on the path"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
