@@ -43,7 +43,8 @@ class Estimate:
             f"memory: about {gigabytes:.2f} GB on {hardware.device} "
             f"({self.state_bytes / 1e9:.2f} weights, gradients and optimiser, "
             f"{self.activation_bytes / 1e9:.2f} activations of a micro-batch)",
-            f"time: {length} at {_duration(self.step_seconds)} a step, right within a factor of 2",
+            f"time: {length} at {_duration(self.step_seconds)} a step, "
+            "guessed from the speed of a matrix product just now",
         ]
 
 

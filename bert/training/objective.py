@@ -1,16 +1,17 @@
 """What a task must offer so that the loop can train it."""
 
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class MicroBatch(Protocol):
     """What one forward pass eats; any object that can move to a device."""
 
-    def to(self, device: torch.device, /) -> Self:
+    def to(self, device: torch.device, /) -> "MicroBatch":
         """Return the same micro-batch on `device`."""
         ...
 
@@ -18,6 +19,7 @@ class MicroBatch(Protocol):
 BatchT = TypeVar("BatchT", bound=MicroBatch)
 
 
+@runtime_checkable
 class Batches(Protocol[BatchT]):
     """An endless list of micro-batches: the same index gives the same one in any process."""
 

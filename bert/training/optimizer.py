@@ -54,7 +54,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def describe_groups(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, float]]:
+def describe_groups(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, int | float]]:
     """Return for each group its tensors, its numbers and its weight decay, for the log."""
     return {
         group["name"]: {

@@ -18,6 +18,7 @@ class ProgressBar:
 
     def __init__(self, total: Span) -> None:
         self._total = total
+        self._speed: float | None = None
         self._bar = tqdm(
             total=1.0,
             bar_format="{percentage:3.0f}%|{bar}| {desc}",
@@ -27,10 +28,13 @@ class ProgressBar:
         )
 
     def update(self, state: TrainingState, tokens_per_second: float) -> None:
-        """Show where the run stands."""
+        """Show where the run stands; the speed is that of the last twenty steps or so."""
+        before = tokens_per_second if self._speed is None else self._speed
+        self._speed = 0.95 * before + 0.05 * tokens_per_second
         done, left = share_and_seconds_left(self._total, state)
-        self._bar.n = done
-        self._bar.set_description_str(describe(self._total, state, tokens_per_second, left))
+        text = describe(self._total, state, self._speed, left)
+        self._bar.set_description_str(text, refresh=False)
+        self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
         """Leave the bar as it is."""

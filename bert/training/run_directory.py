@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from bert.training.checkpoint_files import delete_partial
 
@@ -53,7 +53,7 @@ class RunDirectory:
         """What the run is, for people and programs."""
         return self.path / "run.json"
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunDirectory":
         self.path.mkdir(parents=True, exist_ok=True)
         self.path = self.path.resolve()
         lock = self.path / "lock"

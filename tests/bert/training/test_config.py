@@ -45,7 +45,7 @@ def test_a_wrong_value_is_refused_by_name(name, value):
 
 
 def test_what_a_run_needs_is_a_budget():
-    assert TrainingConfig(budget="6min").total() == Span(seconds=360)
+    assert TrainingConfig(budget="6min").total() == Span(seconds=360.0)
     with pytest.raises(ValueError, match="^budget: expected .*, got None"):
         TrainingConfig().total()
 

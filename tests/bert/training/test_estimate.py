@@ -66,7 +66,8 @@ def test_it_is_told_in_the_units_of_the_budget():
         "parameters: 1,000,000",
         "memory: about 0.10 GB on cpu (0.02 weights, gradients and optimiser, "
         "0.08 activations of a micro-batch)",
-        "time: 600 steps, about 5 min at 500 ms a step, right within a factor of 2",
+        "time: 600 steps, about 5 min at 500 ms a step, "
+        "guessed from the speed of a matrix product just now",
     ]
     in_time = guess.describe(TrainingConfig(budget="2min"), hardware)
     assert in_time[2].startswith("time: 2 min, about 240 steps")
