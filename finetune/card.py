@@ -1,0 +1,94 @@
+"""The model card: the README.md beside saved weights, with what they learned and how well."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from bert.config import BertConfig
+from finetune.config import FinetuneConfig
+from finetune.task import Scores
+
+
+def model_card(
+    config: FinetuneConfig,
+    model: BertConfig,
+    data: Mapping[str, Mapping[str, Any]],
+    scores: Mapping[str, Scores],
+) -> str:
+    """Write the card.
+
+    Args:
+        config: the run, resolved.
+        model: the trained model's configuration.
+        data: `Rows.describe` of each file, by what it was for.
+        scores: by the file that they were measured on.
+    """
+    start = "drawn at random" if config.draws_weights else f"taken from `{config.model}`"
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-classification",
+        "tags: [bert, plainbert]",
+        "---",
+        "",
+        f"# BERT for {config.task}",
+        "",
+        f"{model.num_hidden_layers} layers of width {model.hidden_size}, weights {start}, "
+        f"fine-tuned with plainbert to tell: {', '.join(model.id2label.values())}.",
+        "",
+        "## Data",
+        "",
+        "| for | file | rows | SHA-256 |",
+        "| --- | --- | --- | --- |",
+    ]
+    for purpose, rows in data.items():
+        lines.append(f"| {purpose} | {rows['file']} | {rows['rows']} | {rows['sha256']} |")
+    lines += [
+        "",
+        f"A row is cut to {config.max_length} tokens. A literal `[MASK]` or `[SEP]` in a text was "
+        "text in training; transformers reads it as the special token.",
+        "",
+        "## Results",
+        "",
+    ]
+    for purpose, score in scores.items():
+        lines += [f"On the {purpose} file:", "", "```", score.text.rstrip(), "```", ""]
+    if not scores:
+        lines += ["None: there was neither a validation nor a test file.", ""]
+    lines += [
+        "## How it was made",
+        "",
+        f"With the weights of the best {config.best_metric} on the validation file:"
+        if "validation" in scores
+        else "With the weights of the last step:",
+        "",
+        "```",
+        command_of(config),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def command_of(config: FinetuneConfig) -> str:
+    """Write the command of a run, as one could type it."""
+    kept = replace(config, resume="auto", overwrite=False, dry_run=False)
+    return shlex.join(["bert", "finetune", *_arguments(kept)])
+
+
+def _arguments(settings: Any, prefix: str = "--", defaults: Any = None) -> list[str]:
+    """List the options that differ from their defaults."""
+    found: list[str] = []
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        default = getattr(defaults, field.name, field.default)
+        flag = prefix + field.name.replace("_", "-")
+        if is_dataclass(value):
+            found += _arguments(value, f"{flag}.", default)
+        elif isinstance(value, bool):
+            found += [] if value == default else [flag]
+        elif value != default:
+            values = value if isinstance(value, tuple) else (value,)
+            found += [flag, *map(str, values)]
+    return found

@@ -1,0 +1,149 @@
+"""What a fine-tuning run is told: one frozen dataclass that is also its command line.
+
+Imports no torch, so that `--help` answers at once.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from bert.config import PRESETS
+from bert.training.config import TrainingConfig
+
+Metric = Literal["accuracy", "macro_f1", "mcc"]
+
+EPOCHS = 3.0
+"""How long to train where neither epochs nor a budget is given (Devlin et al. 2018, A.3)."""
+
+CONFIG_DEFAULTS = TrainingConfig(
+    learning_rate=5e-5,
+    warmup=0.1,
+    eps=1e-6,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+    checkpoint_every="10min",
+    keep_checkpoints=1,
+)
+"""How to train where nothing else is said: Devlin et al. 2018, A.3, the highest of their rates.
+
+Their rates are for 110 million parameters and more; a tiny BERT learns best from 1e-4 to 3e-4
+(Turc et al. 2019, table 5).
+"""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of the files hold what; None: the usual names are looked for."""
+
+    text_a: str | None = None
+    """The text, or the first one of a pair."""
+    text_b: str | None = None
+    """The second text of a pair; looked for only where text_a is too."""
+    label: str | None = None
+    """The class."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tune a BERT on labelled texts, and test it.
+
+    Raises:
+        ValueError: a field is out of its range; the message names it.
+    """
+
+    model: str
+    """Directory of a pretrained model; or a preset (tiny … large) or a config.json, to draw."""
+    train_file: Path
+    """Labelled rows to learn from: .tsv, .csv or .jsonl, packed as .xz or .gz or not."""
+    out: Path
+    """Directory of the run: configuration, log, checkpoints, reports, and the model."""
+    validation_file: Path | None = None
+    """Labelled rows, looked at after each epoch or training.evaluate_every, to keep the best."""
+    test_file: Path | None = None
+    """Labelled rows for the report at the end."""
+    task: Literal["classification"] = "classification"
+    """What to learn: a class of each text or pair of texts."""
+    tokenizer: Path | None = None
+    """Directory or file of the tokenizer; None: the model's own."""
+    from_scratch: bool = False
+    """Take only the model directory's configuration and tokenizer, and draw all weights."""
+    dropout: float | None = None
+    """All dropout probabilities of the model; None: the model's own."""
+    columns: Columns = Columns()
+    """Which columns of the files hold what."""
+    class_names: tuple[str, ...] | None = None
+    """Names of classes 0, 1, …; None: the train file's labels, in order."""
+    max_length: int = 128
+    """Tokens of a row, [CLS] and [SEP] too; what is longer is cut."""
+    batch_size: int = 32
+    """Rows in a micro-batch."""
+    epochs: float | None = None
+    """Passes over the train file; None: as long as training.budget says, else 3."""
+    best_metric: Metric = "accuracy"
+    """Metric on the validation file whose best value picks the checkpoint; the first of equals."""
+    seed: int = 0
+    """Seed of the drawn weights, of the order of the rows, and of dropout."""
+    training: TrainingConfig = CONFIG_DEFAULTS
+    """How to train."""
+    resume: str = "auto"
+    """auto: go on with the run in `out`, if there is one; none: begin anew; or a checkpoint."""
+    overwrite: bool = False
+    """Let a fresh start delete the run that is in `out`."""
+    dry_run: bool = False
+    """Only print the configuration, the size of the model, and estimates of memory and time."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a file, and name what is wrong."""
+        self._require("max_length", "8 tokens or more", self.max_length >= 8)
+        self._require("batch_size", "1 or more", self.batch_size >= 1)
+        in_range = self.dropout is None or 0 <= self.dropout < 1
+        self._require("dropout", "a probability in [0, 1)", in_range)
+        self._require("seed", "0 or more, below 2**63", 0 <= self.seed < 2**63)
+        if self.epochs is not None:
+            self._require("epochs", "a positive number", 0 < self.epochs < float("inf"))
+            if self.training.budget is not None:
+                raise ValueError("epochs: expected either epochs or training.budget, got both")
+        if self.training.seed not in (0, self.seed):
+            raise ValueError(
+                f"training.seed: expected none, since seed sets it, got {self.training.seed}"
+            )
+        if self.class_names is not None:
+            self._require("class_names", "2 or more", len(self.class_names) >= 2)
+            self._require(
+                "class_names",
+                "names that differ and aren't empty",
+                len({name for name in self.class_names if name}) == len(self.class_names),
+            )
+        if self.tokenizer is None and (self.is_preset or Path(self.model).is_file()):
+            raise ValueError(
+                f"tokenizer: expected a directory, since {self.model} has none, got None"
+            )
+
+    def _require(self, name: str, expected: str, is_valid: bool) -> None:
+        if not is_valid:
+            raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether `model` names a size; a directory of that name is written ./tiny."""
+        return self.model in PRESETS
+
+    @property
+    def draws_weights(self) -> bool:
+        """Whether the weights are drawn, and not those of a directory."""
+        return self.is_preset or self.from_scratch or Path(self.model).is_file()
+
+    def resolved(self, micro_batches_per_epoch: int) -> "FinetuneConfig":
+        """Return the configuration with nothing left to guess, given the train file's size.
+
+        A resolved configuration resolves to itself.
+        """
+        training = replace(self.training, seed=self.seed)
+        steps_per_epoch = micro_batches_per_epoch / training.accumulation
+        if training.budget is None:
+            steps = max(1, math.ceil((self.epochs or EPOCHS) * steps_per_epoch))
+            training = replace(training, budget=str(steps))
+        if self.validation_file is not None and training.evaluate_every is None:
+            training = replace(training, evaluate_every=str(max(1, round(steps_per_epoch))))
+        return replace(self, training=training, epochs=None)

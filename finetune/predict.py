@@ -1,0 +1,222 @@
+"""`bert predict MODEL < texts`: a line in, a line out, in the same order, in bounded memory.
+
+In:  a text a line, or two with a TAB between them; or (--format jsonl) an object a line, whose
+     keys are `text`, or `text_a` and `text_b`, or another of the usual names of columns.
+Out: {"row": 1, "label": "…", "probabilities": {"…": 0.9, …}}, one line for each line of the input.
+
+An empty line is a row: a text of nothing. A row that can't be read is a line with an `error`
+instead of a label, is told on the standard error too, and doesn't touch the others. Bytes that
+are not UTF-8 are read as U+FFFD, and counted (bert/text.py).
+
+Imports no torch, so that `--help` answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+
+from bert.text import TextReport
+from finetune.tables import USUAL_NAMES, decode_line
+
+if TYPE_CHECKING:
+    from finetune.predictor import Predictor
+
+LONGEST_LINE = 16 * 2**20
+"""Bytes. A longer line is not kept: it is a row with an error."""
+WINDOW_BYTES = 4 * 2**20
+"""A window ends here, however few rows it has, unless its first row alone is longer."""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Classify the texts on the standard input; write a JSON object for each.
+
+    Raises:
+        ValueError: a field is out of its range; the message names it.
+    """
+
+    model: Path
+    """Directory of a fine-tuned model and its tokenizer."""
+    format: Literal["text", "jsonl"] = "text"
+    """text: a text a line, or a pair with a TAB between; jsonl: an object a line."""
+    max_length: int | None = None
+    """Tokens of a row; what is longer is cut. None: as many as the model can take."""
+    window: int = 1024
+    """Rows that are read before they are classified; 1: each row is answered at once."""
+    batch_tokens: int = 2048
+    """Tokens that are classified at once; a GPU is faster with more."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1; auto: cuda where there is one."""
+    threads: int | None = None
+    """CPU threads of torch; None: as many as torch chooses."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, least in (("max_length", 8), ("window", 1), ("batch_tokens", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: expected {least} or more, got {value}")
+
+
+class InputRow(NamedTuple):
+    """A row of the input: its texts, or why there are none."""
+
+    number: int
+    text_a: str = ""
+    text_b: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class PredictCounts:
+    """What a stream held."""
+
+    rows: int = 0
+    errors: int = 0
+
+
+def run(config: PredictConfig) -> int:
+    """Classify the standard input; return the exit code, 0 even where rows had errors."""
+    from finetune.predictor import Predictor
+
+    predictor = Predictor.load(
+        config.model,
+        max_length=config.max_length,
+        batch_tokens=config.batch_tokens,
+        device=config.device,
+        threads=config.threads,
+    )
+    predict(predictor, sys.stdin.buffer, sys.stdout, config)
+    return 0
+
+
+def predict(
+    predictor: "Predictor",
+    source: IO[bytes],
+    sink: IO[str],
+    config: PredictConfig,
+    messages: IO[str] | None = None,
+) -> PredictCounts:
+    """Write a line to `sink` for each line of `source`.
+
+    Args:
+        predictor: classifies.
+        source: the rows.
+        sink: gets JSONL, whole windows at a time.
+        config: gives the format and the window.
+        messages: gets a line for each bad row, and the counts; None: the standard error.
+    """
+    counts, report = PredictCounts(), TextReport()
+    predictor.full, predictor.tokenizer.report = 0, report
+    messages = sys.stderr if messages is None else messages
+    for window in windows(read_rows(source, config.format, report), config.window):
+        for row, result in zip(window, _results(predictor, window), strict=True):
+            counts.rows += 1
+            if "error" in result:
+                counts.errors += 1
+                print(f"row {row.number}: {result['error']}", file=messages)
+            print(json.dumps({"row": row.number, **result}, ensure_ascii=False), file=sink)
+        sink.flush()
+    print(_summary(counts, report, predictor), file=messages)
+    return counts
+
+
+def _results(predictor: "Predictor", window: list[InputRow]) -> Iterator[dict[str, Any]]:
+    """Yield what is said of each row of a window."""
+    good = [(row.text_a, row.text_b) for row in window if row.error is None]
+    answers = iter(predictor.classify(good))
+    for row in window:
+        if row.error is not None:
+            yield {"error": row.error}
+        else:
+            answer = next(answers)
+            yield answer if isinstance(answer, dict) else {"error": answer}
+
+
+def _summary(counts: PredictCounts, report: TextReport, predictor: "Predictor") -> str:
+    parts = [f"{counts.rows} rows", f"{counts.errors} with errors"]
+    if predictor.full:
+        parts.append(f"{predictor.full} fill the {predictor.max_length} tokens or were cut")
+    if report.invalid_bytes:
+        parts.append(f"{report.invalid_bytes} bytes that are not UTF-8, read as U+FFFD")
+    return "; ".join(parts)
+
+
+# --- the input -------------------------------------------------------------------------------
+
+
+def windows(rows: Iterable[InputRow], size: int) -> Iterator[list[InputRow]]:
+    """Cut the rows into lists of at most `size` rows and about WINDOW_BYTES characters."""
+    window: list[InputRow] = []
+    characters = 0
+    for row in rows:
+        window.append(row)
+        characters += len(row.text_a) + len(row.text_b or "")
+        if len(window) == size or characters >= WINDOW_BYTES:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+def read_rows(source: IO[bytes], format: str, report: TextReport) -> Iterator[InputRow]:
+    """Yield a row for each line, numbered from 1; never raises because of what a line holds."""
+    parse = {"text": _from_text, "jsonl": _from_json}[format]
+    for number, raw in enumerate(_lines(source), start=1):
+        if raw is None:
+            error = f"expected at most {LONGEST_LINE} bytes, got a longer line"
+            yield InputRow(number, error=error)
+            continue
+        text = decode_line(raw.removesuffix(b"\n").removesuffix(b"\r"), report)
+        try:
+            yield InputRow(number, *parse(text))
+        except ValueError as error:
+            yield InputRow(number, error=str(error))
+
+
+def _lines(source: IO[bytes]) -> Iterator[bytes | None]:
+    """Yield the lines; None for one that is too long to be kept."""
+    while line := source.readline(LONGEST_LINE + 1):
+        if len(line) <= LONGEST_LINE:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = source.readline(LONGEST_LINE)
+        yield None
+
+
+def _from_text(line: str) -> tuple[str, str | None]:
+    texts = line.split("\t")
+    if len(texts) > 2:
+        raise ValueError(f"expected a text, or two with a TAB between, got {len(texts)}")
+    return texts[0], texts[1] if len(texts) == 2 else None
+
+
+def _from_json(line: str) -> tuple[str, str | None]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"expected JSON, got {error}" if line else "expected JSON, got nothing"
+        ) from None
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, got {type(record).__name__}")
+    text_a, text_b = (_text_in(record, field) for field in ("text_a", "text_b"))
+    if text_a is None:
+        raise ValueError(f"expected a key {', '.join(USUAL_NAMES['text_a'])}")
+    return text_a, text_b
+
+
+def _text_in(record: dict[str, Any], field: str) -> str | None:
+    """Return the text under one of the usual names of a column; None where there is none."""
+    found = [name for name in USUAL_NAMES[field] if name in record]
+    if len(found) > 1:
+        raise ValueError(f"expected one text, got {' and '.join(found)}")
+    if not found:
+        return None
+    if not isinstance(record[found[0]], str):
+        raise ValueError(f"{found[0]}: expected a text, got {type(record[found[0]]).__name__}")
+    return record[found[0]]

@@ -1,0 +1,151 @@
+"""All that a run needs before its first step: read, checked, and nothing left to guess."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bert.checkpoint import load_with_report, model_directory
+from bert.config import BertConfig
+from bert.tokenization import Tokenizer
+from bert.training.hardware import Hardware
+from bert.training.progress import say
+from bert.training.state import state_tensors
+from finetune.best import hash_tensors
+from finetune.classification import Classification
+from finetune.config import FinetuneConfig
+from finetune.task import EpochBatches, Task
+from kernels import best_for
+
+TASKS: dict[str, Task[Any]] = {"classification": Classification()}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to begin; its model's weights are not read yet."""
+
+    task: Task[Any]
+    config: FinetuneConfig
+    """Resolved."""
+    tokenizer: Tokenizer
+    rows: dict[str, Any]
+    """train; validation and test where there are such files."""
+    data: dict[str, dict[str, Any]]
+    """A description of each."""
+    batches: EpochBatches
+    encoder: BertConfig
+    """With the head."""
+
+    def build_model(self, hardware: Hardware) -> Any:
+        """Draw the model, or read its encoder and draw its head; on the CPU, in training mode."""
+        kernels = best_for(hardware.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            if self.config.draws_weights:
+                return self.task.model_class(self.encoder, kernels)
+            model, report = load_with_report(
+                self.config.model,
+                self.task.model_class,
+                # What an earlier task taught its head is of no use to this one.
+                new=self.task.heads,
+                kernels=kernels,
+                **_changes(self.config),
+                id2label=self.encoder.id2label,
+                problem_type=self.encoder.problem_type,
+            )
+        for line in report.warnings:
+            say(line)
+        return model.train()
+
+    def identity(self, model: nn.Module) -> dict[str, Any]:
+        """Return what may not change when the run is resumed, as JSON."""
+        return {
+            "task": self.config.task,
+            "model": self.encoder.to_dict(),
+            "initial_weights": hash_tensors(state_tensors(model)),
+            "tokenizer": self.tokenizer.sha256,
+            "batch_size": self.config.batch_size,
+            "best_metric": self.config.best_metric,
+            **{purpose: rows.sha256() for purpose, rows in self.rows.items() if purpose != "test"},
+        }
+
+    def describe(self, hardware: Hardware) -> list[str]:
+        """Say in lines what was read, and what it will run on."""
+        threads = self.config.training.threads or torch.get_num_threads()
+        lines = [
+            f"on {hardware.device}, {hardware.precision} ({hardware.reason}), "
+            f"kernels {best_for(hardware.device).name}, {threads} CPU threads"
+        ]
+        lines += [f"{purpose}: {rows}" for purpose, rows in self.rows.items()]
+        odd = {k: v for k, v in vars(self.tokenizer.report).items() if v and k != "texts"}
+        if odd:
+            lines.append(f"odd things in the texts (bert/text.py): {json.dumps(odd)}")
+        return lines
+
+
+def prepare(config: FinetuneConfig) -> Prepared:
+    """Read the tokenizer, the files and the model's configuration, and hold them together.
+
+    Raises:
+        ValueError: they don't fit; the message names the field, or the file and the place in it.
+    """
+    task = TASKS[config.task]
+    encoder = _encoder(config)
+    tokenizer = Tokenizer.load(config.tokenizer or _directory(config.model))
+    if config.is_preset:
+        encoder = replace(encoder, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id)
+    if tokenizer.vocab_size > encoder.vocab_size:
+        raise ValueError(
+            f"tokenizer: expected at most the model's {encoder.vocab_size} tokens (vocab_size), "
+            f"got {tokenizer.vocab_size}"
+        )
+    if config.max_length > encoder.max_position_embeddings:
+        raise ValueError(
+            f"max_length: expected at most {encoder.max_position_embeddings}, the longest that "
+            f"the model can take (max_position_embeddings), got {config.max_length}"
+        )
+    train = task.read(config.train_file, config, tokenizer, None)
+    rows = {"train": train}
+    for purpose, path in (("validation", config.validation_file), ("test", config.test_file)):
+        if path is not None:
+            rows[purpose] = task.read(path, config, tokenizer, train)
+    batches = task.batches(train, config)
+    return Prepared(
+        task,
+        config.resolved(batches.per_epoch),
+        tokenizer,
+        rows,
+        {purpose: values.describe() for purpose, values in rows.items()},
+        batches,
+        task.head(encoder, train),
+    )
+
+
+def _encoder(config: FinetuneConfig) -> BertConfig:
+    encoder = BertConfig.preset(config.model) if config.is_preset else _read_config(config.model)
+    return replace(encoder, **_changes(config))
+
+
+def _read_config(model: str) -> BertConfig:
+    if not Path(model).exists():
+        raise ValueError(f"model: expected a directory, a config.json or a preset, got {model!r}")
+    return BertConfig.load(_directory(model))
+
+
+def _directory(model: str) -> Path:
+    """Find the transformer in a directory of sentence-transformers; a file is itself."""
+    return model_directory(Path(model)) if Path(model).is_dir() else Path(model)
+
+
+def _changes(config: FinetuneConfig) -> dict[str, Any]:
+    """Return the fields of BertConfig that the run changes."""
+    if config.dropout is None:
+        return {}
+    return {
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.dropout,
+        "classifier_dropout": config.dropout,
+    }

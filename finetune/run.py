@@ -1,0 +1,183 @@
+"""One fine-tuning run, from the files to the saved model. Read `finetune` from the top.
+
+OUT/
+    run.json            what was asked for, resolved; the data; the machine
+    log.jsonl           each step and evaluation, see bert/training/log.py
+    checkpoints/        where an interrupted run goes on
+    best.safetensors    the weights of the best evaluation, if there is a validation file
+    metrics.json        all numbers of the report
+    report.txt          the report
+    model/              the fine-tuned model with its tokenizer and card, for us and
+                        transformers
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bert.config import read_json
+from bert.saving import save_pretrained
+from bert.training.estimate import estimate
+from bert.training.hardware import choose_hardware
+from bert.training.loop import train
+from bert.training.progress import say
+from bert.training.result import TrainingResult
+from finetune.best import BestWeights
+from finetune.card import command_of, model_card
+from finetune.config import FinetuneConfig
+from finetune.metrics import require_scikit_learn
+from finetune.prepare import Prepared, prepare
+from finetune.task import Scores
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """How a run ended, and what is in its directory."""
+
+    run_dir: Path
+    training: TrainingResult
+    scores: dict[str, Scores]
+    """By the file that they were measured on: validation, test."""
+    model: Path | None
+    """The saved model; None where the run was interrupted."""
+
+
+def run(config: FinetuneConfig) -> int:
+    """Run the command; return its exit code."""
+    if config.dry_run:
+        print(dry_run(config))
+        return 0
+    return finetune(config).training.exit_code
+
+
+def finetune(config: FinetuneConfig) -> FinetuneResult:
+    """Fine-tune a model, test it, and leave all in `config.out`.
+
+    Everything that can be wrong with the files, the labels or the model is found before the
+    first step. With a validation file the weights of the best evaluation are the result, and
+    without one those of the last step.
+
+    Raises:
+        ValueError: the files, the labels, the model and the configuration don't fit together.
+        ModuleNotFoundError: scikit-learn is missing; the message names the extra.
+        OSError: something could not be written.
+    """
+    if config.validation_file is not None or config.test_file is not None:
+        require_scikit_learn()
+    prepared = prepare(config)
+    task, config, rows = prepared.task, prepared.config, prepared.rows
+    hardware = choose_hardware(config.training)
+    for line in prepared.describe(hardware):
+        say(line)
+    model = prepared.build_model(hardware)
+    identity = prepared.identity(model)
+    best = BestWeights(
+        config.out / "best.safetensors", _hash(identity), is_fresh=config.resume == "none"
+    )
+
+    def evaluate() -> Mapping[str, float]:
+        summary = task.evaluate(model, rows["validation"]).summary()
+        best.offer(model, summary[config.best_metric])
+        return summary
+
+    trained = train(
+        task.objective(model),
+        prepared.batches,
+        config.training,
+        config.out,
+        evaluate=evaluate if "validation" in rows else None,
+        identity=identity,
+        resume=config.resume,
+        overwrite=config.overwrite,
+    )
+    _describe_run(prepared)
+    if trained.interrupted is not None:
+        say(f"interrupted after step {trained.step}; the same command goes on from there")
+        return FinetuneResult(config.out, trained, {}, None)
+
+    if "validation" in rows:
+        best.restore(model)
+    with torch.no_grad(), hardware.autocast():
+        scores = {
+            purpose: task.evaluate(model.eval(), rows[purpose])
+            for purpose in ("validation", "test")
+            if purpose in rows
+        }
+    _report(config, trained, scores)
+    card = model_card(config, prepared.encoder, prepared.data, scores)
+    save_pretrained(model, config.out / "model", prepared.tokenizer, card)
+    say(f"model: {config.out / 'model'}")
+    return FinetuneResult(config.out, trained, scores, config.out / "model")
+
+
+def dry_run(config: FinetuneConfig) -> str:
+    """Say what a run would do: the resolved configuration, sizes, and estimates."""
+    prepared = prepare(config)
+    hardware = choose_hardware(config.training)
+    encoder, tokens = prepared.encoder, prepared.batches
+    guess = estimate(
+        encoder,
+        hardware,
+        parameters=encoder.parameter_count(heads=False)
+        + (encoder.hidden_size + 1) * encoder.num_labels,
+        batch_tokens=tokens.mean_tokens,
+        mean_length=tokens.mean_length,
+        accumulation=config.training.accumulation,
+    )
+    return "\n".join(
+        [
+            json.dumps(asdict(prepared.config), indent=1, default=str),
+            *prepared.describe(hardware),
+            *guess.describe(prepared.config.training, hardware),
+        ]
+    )
+
+
+def _describe_run(prepared: Prepared) -> None:
+    """Add what this run is to the run.json that the loop has written."""
+    path = prepared.config.out / "run.json"
+    _write(
+        path,
+        json.dumps(
+            {
+                "command": command_of(prepared.config),
+                "finetune": asdict(prepared.config),
+                "data": prepared.data,
+                **read_json(path),
+            },
+            indent=1,
+            default=str,
+        ),
+    )
+
+
+def _report(config: FinetuneConfig, trained: TrainingResult, scores: Mapping[str, Scores]) -> None:
+    """Print the report, and write it down."""
+    text = "\n".join(f"On the {purpose} file\n\n{score.text}" for purpose, score in scores.items())
+    numbers: dict[str, Any] = {purpose: score.as_json() for purpose, score in scores.items()}
+    numbers["training"] = {
+        "steps": trained.step,
+        "tokens": trained.tokens,
+        "seconds": trained.elapsed,
+        "loss": trained.loss,
+    }
+    print(text)
+    _write(config.out / "report.txt", text)
+    _write(config.out / "metrics.json", json.dumps(numbers, indent=1))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _hash(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

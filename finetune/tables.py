@@ -1,0 +1,269 @@
+"""Read labelled texts from files: .tsv, .csv and .jsonl, packed as .xz or .gz or not.
+
+A .tsv has a header, a row a line, and no quoting: a quotation mark is text. A .csv has a header
+and quoted fields, which may hold commas and line ends. A .jsonl has one object a line. Lines of
+nothing are passed over. Texts are taken as they are: bert/text.py says what becomes of the odd
+ones.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bert.text import TextReport
+from finetune.config import Columns
+
+USUAL_NAMES = {
+    "text_a": ("text_a", "text", "sentence", "sentence1", "premise", "question1"),
+    "text_b": ("text_b", "sentence2", "hypothesis", "question2"),
+    "label": ("label", "labels", "class", "target", "gold_label"),
+}
+
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+_BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error)
+
+
+class Row(NamedTuple):
+    """One labelled text, or pair of texts, and the line of the file that it starts in."""
+
+    line: int
+    text_a: str
+    text_b: str | None
+    label: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file of rows, its columns found; reading it again and again gives the same rows.
+
+    `names` are all of the file's columns.
+    """
+
+    path: Path
+    columns: Columns
+    names: tuple[str, ...]
+
+    @staticmethod
+    def open(path: Path, columns: Columns) -> "Table":
+        """Find the columns of a file.
+
+        Raises:
+            ValueError: the file can't be read, or has not the columns.
+        """
+        for _, record in _records(path, TextReport()):
+            names = tuple(record)
+            return Table(path, _find_columns(path, names, columns), names)
+        raise ValueError(f"{path}: expected rows, got none")
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether a row has two texts."""
+        return self.columns.text_b is not None
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The columns that nothing is taken from."""
+        used = (self.columns.text_a, self.columns.text_b, self.columns.label)
+        return tuple(name for name in self.names if name not in used)
+
+    def rows(self, report: TextReport) -> Iterator[Row]:
+        """Yield the rows; `report` counts invalid bytes and the byte order mark.
+
+        Raises:
+            ValueError: a row hasn't a text or a label; the message names the line and column.
+        """
+        text_a, text_b, label = self.columns.text_a, self.columns.text_b, self.columns.label
+        assert text_a is not None and label is not None
+        for line, record in _records(self.path, report):
+            place = f"{self.path}, line {line}"
+            yield Row(
+                line,
+                _text(record, text_a, place),
+                None if text_b is None else _text(record, text_b, place),
+                _label(record, label, place),
+            )
+
+    def sha256(self) -> str:
+        """Return the hash of the file as it lies on the disk."""
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find_columns(path: Path, names: Sequence[str], asked: Columns) -> Columns:
+    """Complete the mapping with the usual names; two candidates are an error, not a guess."""
+    listed = ", ".join(names)
+    for field in ("text_a", "text_b", "label"):
+        name = getattr(asked, field)
+        if name is not None and name not in names:
+            raise ValueError(f"{path}: columns.{field}: expected one of {listed}, got {name!r}")
+
+    def usual(field: str) -> str | None:
+        found = [name for name in names if name.strip().lower() in USUAL_NAMES[field]]
+        if len(found) > 1:
+            raise ValueError(
+                f"{path}: columns.{field}: expected one column of a usual name, "
+                f"got {' and '.join(found)}; say which"
+            )
+        return found[0] if found else None
+
+    text_b = usual("text_b") if asked.text_a is None and asked.text_b is None else asked.text_b
+    found = Columns(asked.text_a or usual("text_a"), text_b, asked.label or usual("label"))
+    for field in ("text_a", "label"):
+        if getattr(found, field) is None:
+            raise ValueError(
+                f"{path}: columns.{field}: expected a column named "
+                f"{', '.join(USUAL_NAMES[field])}, got {listed}; say which it is"
+            )
+    return found
+
+
+def _text(record: dict[str, Any], column: str, place: str) -> str:
+    text = record.get(column)
+    if not isinstance(text, str):
+        raise ValueError(f"{place}, column {column!r}: expected a text, got {_shown(text)}")
+    return text
+
+
+def _label(record: dict[str, Any], column: str, place: str) -> str:
+    value = record.get(column)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(
+            f"{place}, column {column!r}: expected a label, a name or a whole number, "
+            f"got {_shown(value)}"
+        )
+    label = str(value).strip()
+    if not label:
+        raise ValueError(f"{place}, column {column!r}: expected a label, got nothing")
+    return label
+
+
+def _shown(value: Any) -> str:
+    """Show a wrong value, cut to what a line can hold."""
+    text = json.dumps(value, ensure_ascii=True)
+    return "nothing" if value is None else text if len(text) <= 60 else text[:57] + "..."
+
+
+# --- formats ---------------------------------------------------------------------------------
+
+
+def _records(path: Path, report: TextReport) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each record with the line that it starts in, whatever the format."""
+    packed = path.suffix in (".xz", ".gz")
+    format_ = path.with_suffix("").suffix if packed else path.suffix
+    readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}
+    if format_ not in readers:
+        raise ValueError(
+            f"{path}: expected a name that ends in .tsv, .csv or .jsonl, and .xz or .gz after it"
+        )
+    lines = _Lines(path, report)
+    try:
+        yield from readers[format_](lines)
+    except _BROKEN as error:
+        reason = getattr(error, "strerror", None) or error
+        place = f"{path}, line {lines.number}" if lines.number else str(path)
+        raise ValueError(f"{place}: can't be read: {reason}") from error
+
+
+def decode_line(raw: bytes, report: TextReport) -> str:
+    """Decode UTF-8; a byte that isn't is read as U+FFFD, and counted."""
+    text = raw.decode("utf-8", errors="surrogateescape")
+    if not text.isascii():
+        text, invalid = _ESCAPED_BYTE.subn("\ufffd", text)
+        report.invalid_bytes += invalid
+    return text
+
+
+class _Lines:
+    """The decoded lines of a file, with their ends; `number` is the last one's, from 1.
+
+    A byte that is not UTF-8 is read as U+FFFD, and a byte order mark is dropped (bert/text.py).
+    """
+
+    def __init__(self, path: Path, report: TextReport) -> None:
+        self.path, self.report, self.number = path, report, 0
+
+    def __iter__(self) -> Iterator[str]:
+        unpack = {".xz": lzma.open, ".gz": gzip.open}.get(self.path.suffix, open)
+        with unpack(self.path, "rb") as file:
+            for raw in file:
+                self.number += 1
+                if self.number == 1:
+                    raw = self._without_mark(raw)
+                yield decode_line(raw, self.report)
+
+    def _without_mark(self, raw: bytes) -> bytes:
+        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError(f"{self.path}, line 1: expected UTF-8, got UTF-16 (by its mark)")
+        self.report.byte_order_marks += raw.startswith(b"\xef\xbb\xbf")
+        return raw.removeprefix(b"\xef\xbb\xbf")
+
+
+def _read_tsv(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
+    header: list[str] | None = None
+    for text in lines:
+        fields = text.rstrip("\r\n").split("\t")
+        if fields == [""]:
+            continue
+        if header is None:
+            header = _checked_header(fields, lines)
+        else:
+            yield lines.number, _named(header, fields, lines.path, lines.number)
+
+
+def _read_csv(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(2**31 - 1)  # else a text of over 131,072 characters is an error
+    header: list[str] | None = None
+    # strict: an unclosed quotation mark is an error, and doesn't swallow the rest of the file.
+    rows = csv.reader(iter(lines), strict=True)
+    while True:
+        start = lines.number + 1
+        try:
+            fields = next(rows, None)
+        except csv.Error as error:
+            raise ValueError(
+                f"{lines.path}, line {start}: expected a row of a CSV file, got one with: {error}"
+            ) from None
+        if fields is None:
+            return
+        if header is None and fields:
+            header = _checked_header(fields, lines)
+        elif header is not None and fields:
+            yield start, _named(header, fields, lines.path, start)
+
+
+def _read_jsonl(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
+    for text in lines:
+        if not text.strip():
+            continue
+        place = f"{lines.path}, line {lines.number}"
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place}: expected JSON, got {error}") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{place}: expected an object, got {_shown(record)}")
+        yield lines.number, record
+
+
+def _checked_header(fields: list[str], lines: _Lines) -> list[str]:
+    twice = sorted({name for name in fields if fields.count(name) > 1})
+    if twice:
+        raise ValueError(f"{lines.path}, line {lines.number}: column {twice[0]!r} is there twice")
+    return fields
+
+
+def _named(header: list[str], fields: list[str], path: Path, line: int) -> dict[str, str]:
+    if len(fields) != len(header):
+        raise ValueError(
+            f"{path}, line {line}: expected {len(header)} columns ({', '.join(header)}), "
+            f"got {len(fields)}"
+        )
+    return dict(zip(header, fields, strict=True))

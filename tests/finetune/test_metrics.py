@@ -1,0 +1,95 @@
+"""The report, against scikit-learn asked directly and against numbers worked out by hand."""
+
+import builtins
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from finetune.metrics import require_scikit_learn, score
+
+NAMES = ("bad", "fair", "good")
+
+
+def test_the_report_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 200)
+    logits = rng.normal(size=(200, 3)) + 1.2 * np.eye(3)[labels]
+    scores = score(logits.astype(np.float32), labels, NAMES)
+    predicted = logits.argmax(1)
+    expected = sklearn.metrics.classification_report(
+        labels, predicted, target_names=NAMES, digits=4, output_dict=True
+    )
+    assert scores.per_class == {name: expected[name] for name in NAMES}
+    assert (
+        sklearn.metrics.classification_report(labels, predicted, target_names=NAMES, digits=4)
+        in scores.text
+    )
+    assert scores.macro_f1 == expected["macro avg"]["f1-score"]
+    assert scores.accuracy == expected["accuracy"] == (labels == predicted).mean()
+    assert scores.mcc == pytest.approx(
+        np.corrcoef(np.eye(3)[labels].ravel(), np.eye(3)[predicted].ravel())[0, 1], abs=0.02
+    )
+    assert scores.mcc == sklearn.metrics.matthews_corrcoef(labels, predicted)
+    assert scores.confusion == sklearn.metrics.confusion_matrix(labels, predicted).tolist()
+    assert scores.loss == pytest.approx(
+        sklearn.metrics.log_loss(labels, np.exp(logits) / np.exp(logits).sum(1, keepdims=True)),
+        rel=1e-6,
+    )
+
+
+def test_by_hand():
+    # True 0 0 0 1, predicted 0 0 1 1: precision of "bad" 1, recall 2/3; of "fair" 1/2 and 1.
+    logits = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0]], dtype=np.float32)
+    scores = score(logits, np.array([0, 0, 0, 1]), NAMES)
+    assert scores.confusion == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert scores.per_class["bad"] == {
+        "precision": 1.0,
+        "recall": pytest.approx(2 / 3),
+        "f1-score": pytest.approx(0.8),
+        "support": 3.0,
+    }
+    assert scores.per_class["fair"]["precision"] == 0.5
+    # The class that isn't there counts as 0, and nothing is NaN.
+    assert scores.per_class["good"]["f1-score"] == 0.0
+    assert scores.macro_f1 == pytest.approx((0.8 + 2 / 3 + 0) / 3)
+    right, wrong = -math.log(math.e / (math.e + 2)), -math.log(1 / (math.e + 2))
+    assert scores.loss == pytest.approx((3 * right + wrong) / 4)
+    assert "true \\ predicted  bad  fair  good" in scores.text
+    assert "             bad    2     1     0" in scores.text
+
+
+def test_logits_of_any_size_give_a_finite_loss():
+    scores = score(
+        np.array([[3e38, -3e38], [-1e30, 0]], dtype=np.float32), np.array([0, 1]), NAMES[:2]
+    )
+    assert scores.loss == 0.0
+
+
+def test_numbers_can_be_logged():
+    scores = score(np.zeros((2, 2), dtype=np.float32), np.array([0, 1]), NAMES[:2])
+    assert scores.summary() == {
+        "accuracy": 0.5,
+        "macro_f1": pytest.approx(1 / 3),
+        "mcc": 0.0,
+        "loss": pytest.approx(math.log(2)),
+    }
+
+
+@pytest.mark.errors
+def test_without_scikit_learn_the_extra_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("sklearn"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name="sklearn")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ModuleNotFoundError) as error:
+        require_scikit_learn()
+    assert str(error.value) == (
+        "scikit-learn is missing; install the extra report: pip install -e .[report]"
+    )
+    assert error.value.name == "sklearn"  # by which the command line knows it
