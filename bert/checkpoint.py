@@ -24,8 +24,8 @@ from bert.pretraining import BertForMaskedLM
 from bert.saving import save_pretrained as save_pretrained
 from bert.weight_files import StoredWeight, open_weights
 from bert.weight_matching import LoadReport, Request, match, settle_decoder, spell
-from bert.weight_names import HEADS, head_of
-from kernels import KernelSet
+from bert.weight_names import HEADS, head_of, layer_of, to_ours
+from kernels import KernelSet, best_for
 
 M = TypeVar("M", bound=Model)
 
@@ -116,8 +116,9 @@ def load_with_report(
         request = _request(chosen, trained_as, directory, new, changes)
         takes_mlm_head = issubclass(chosen, BertForMaskedLM) and "mlm_head" not in new
         config = settle_decoder(found, config, takes_mlm_head, report)
+        _check_layers(config, found, directory)
         has_pooler = "bert.pooler.dense.weight" in found or "pooler" in new
-        model = _empty(chosen, config, kernels, has_pooler)
+        model = _empty(chosen, config, kernels, has_pooler, directory)
         shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
         _check_heads(new, {head_of(name) for name in shapes}, request.model_class)
         sources, anew = match(shapes, found, request, report)
@@ -188,6 +189,17 @@ def _request(
     )
 
 
+def _check_layers(config: BertConfig, found: Mapping[str, StoredWeight], directory: Path) -> None:
+    """Refuse a number of layers that the file hasn't, before that many are built."""
+    ours = (to_ours(name) for name in found)
+    stored = {layer_of(name[0]) for name in ours if name is not None} - {None}
+    if config.num_hidden_layers > len(stored):
+        raise ValueError(
+            f"{directory}: expected the {config.num_hidden_layers} layers of the configuration "
+            f"(num_hidden_layers), got {len(stored)}"
+        )
+
+
 def _check_heads(new: Sequence[str], heads: set[str | None], model_class: str) -> None:
     for head in new:
         if head not in heads:
@@ -196,13 +208,27 @@ def _check_heads(new: Sequence[str], heads: set[str | None], model_class: str) -
 
 
 def _empty(
-    model_class: type[M], config: BertConfig, kernels: KernelSet | None, has_pooler: bool
+    model_class: type[M],
+    config: BertConfig,
+    kernels: KernelSet | None,
+    has_pooler: bool,
+    directory: Path,
 ) -> M:
-    """Build the model without memory: its weights are about to be replaced, not drawn."""
-    with torch.device("meta"):
-        if model_class is Bert:
-            return cast(M, Bert(config, kernels, pooler=has_pooler))
-        return model_class(config, kernels)
+    """Build the model without memory: its weights are about to be replaced, not drawn.
+
+    Raises:
+        ValueError: a weight of more bytes than can be counted.
+    """
+    kernels = kernels or best_for("cpu")
+    try:
+        with torch.device("meta"):
+            if model_class is Bert:
+                return cast(M, Bert(config, kernels, pooler=has_pooler))
+            return model_class(config, kernels)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{directory}: expected a configuration of sizes that a weight can have, got {error}"
+        ) from None
 
 
 def _stored_dtype(sources: Mapping[str, Sequence[StoredWeight]]) -> torch.dtype:

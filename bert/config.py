@@ -17,6 +17,9 @@ GELU_FORMS: dict[str, Literal["erf", "tanh"]] = {
     "gelu_pytorch_tanh": "tanh",
 }
 
+# Each gets a name, so that a wrong number in a file must not fill the memory with names.
+MAX_LABELS = 100_000
+
 # Settings that must have one of these values, since another would need another encoder.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "model_type": ("bert",),
@@ -188,8 +191,13 @@ class BertConfig:
                 near = get_close_matches(name, ours | set(_ONLY), n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise ValueError(f"{source}: {name}: not a setting of BERT{hint}")
-        if "id2label" not in taken and isinstance(values.get("num_labels"), int):
-            taken["id2label"] = {i: f"LABEL_{i}" for i in range(values["num_labels"])}
+        if "id2label" not in taken and (count := values.get("num_labels")) is not None:
+            if type(count) is not int or not 0 < count <= MAX_LABELS:
+                raise ValueError(
+                    f"{source}: num_labels: expected an integer from 1 to {MAX_LABELS}, "
+                    f"got {count!r}"
+                )
+            taken["id2label"] = {i: f"LABEL_{i}" for i in range(count)}
         try:
             return BertConfig(**taken)
         except ValueError as error:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from bert.architectures import Model
@@ -48,12 +49,12 @@ _POINTS = {
 class PaddedBatch:
     """What both models are given."""
 
-    input_ids: Tensor
-    attention_mask: Tensor | None
-    token_type_ids: Tensor
-    labels: Tensor
+    input_ids: Int64[Tensor, "batch seq"]
+    attention_mask: Int64[Tensor, "batch seq"] | None
+    token_type_ids: Int64[Tensor, "batch seq"]
+    labels: Int64[Tensor, "batch seq"]
     """Masked-word labels: −100 where there is nothing to predict."""
-    next_sentence_label: Tensor
+    next_sentence_label: Int64[Tensor, " batch"]
 
     @property
     def inputs(self) -> dict[str, Any]:

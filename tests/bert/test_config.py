@@ -85,6 +85,11 @@ def test_transformers_reads_ours_and_we_read_theirs():
         ({"hidden_dropout_prob": None}, "c.json: hidden_dropout_prob: expected a number from 0"),
         ({"layer_norm_eps": 0}, "c.json: layer_norm_eps: expected a positive number, got 0"),
         ({"id2label": {"0": "a", "2": "b"}}, "c.json: id2label: expected ids 0, 1, …, got [0, 2]"),
+        (
+            {"num_labels": 10**9},
+            "c.json: num_labels: expected an integer from 1 to 100000, got 10",
+        ),
+        ({"num_labels": True}, "c.json: num_labels: expected an integer from 1 to 100000, got Tr"),
         ({"id2label": []}, "c.json: id2label: expected {id: label}, got []"),
         ({"problem_type": "x"}, "c.json: problem_type: expected one of ('regression', "),
         ([], "c.json: expected a JSON object, got list"),

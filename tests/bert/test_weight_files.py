@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import zipfile
+from dataclasses import fields
 
 import pytest
 import torch
@@ -139,6 +140,12 @@ def test_large_weights_are_finite(directory):
 def test_vocabulary_of_another_size(directory):
     message = refusal(directory, vocab_size=60)
     assert "word_embeddings.weight: expected shape [60, 32] from the configuration" in message
+
+
+def test_sizes_that_nothing_can_hold(directory):
+    for name, size in (("hidden_size", 2**31 - 1), ("vocab_size", 2**31 - 1)):
+        message = refusal(directory, **{name: size, "num_attention_heads": 1})
+        assert "expected a configuration of sizes" in message or "expected shape" in message
 
 
 def test_what_is_not_there(tmp_path):
@@ -330,6 +337,22 @@ def test_headers_of_any_json(small, data):
         len(text).to_bytes(8, "little") + text + whole[8 + length :]
     )
     load_or_refuse(path)
+
+
+sizes = st.integers(-1, 4) | st.sampled_from([2**31 - 1, 2**31, 10**30]) | json_values
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.sampled_from([f.name for f in fields(bert.BertConfig)]), sizes))
+def test_configurations_of_any_json(small, changes):
+    path, whole = small
+    (path / "model.safetensors").write_bytes(whole)
+    before = (path / "config.json").read_text()
+    (path / "config.json").write_text(json.dumps(json.loads(before) | changes))
+    try:
+        load_or_refuse(path)
+    finally:
+        (path / "config.json").write_text(before)
 
 
 @settings(max_examples=40)
