@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Files of weights that a loader could take instead of the model.safetensors that is written.
 _OTHER_WEIGHTS = (
-    "pytorch_model*.bin", "pytorch_model.bin.index.json",
+    "pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json",
     "model-*-of-*.safetensors", "model.safetensors.index.json",
 )  # fmt: skip
 
@@ -91,9 +91,7 @@ def export(
 
     place = _find(source)
     if out.resolve() == place.resolve():
-        raise ValueError(
-            f"out: expected another directory than the source's {place}, got the same"
-        )
+        raise ValueError(f"out: expected another directory than the source, got {out}")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise ValueError(
             f"out: expected a new or empty directory, got {out}; "
