@@ -156,7 +156,10 @@ def test_what_is_not_there(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert "expected one of model.safetensors, model.safetensors.index.json" in refusal(tmp_path)
     os.mkfifo(tmp_path / "model.safetensors")
+    pipe = os.open(tmp_path / "model.safetensors", os.O_RDWR)  # else a reader waits for ever
+    os.write(pipe, b"not a header at all")
     assert "model.safetensors: expected a file, got something else" in refusal(tmp_path)
+    os.close(pipe)
 
 
 # Shards.
