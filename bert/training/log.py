@@ -34,18 +34,19 @@ class RunLog:
         Returns:
             The number of lines that were dropped.
         """
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = 0
-        for line in lines:
-            record = _parse(line)
-            if record is None:
-                break
-            if record["step"] > (evaluated_step if record["kind"] == "evaluation" else step):
-                break
-            kept += 1
-        if kept < len(lines):
-            os.truncate(self._file.fileno(), sum(len(line) for line in lines[:kept]))
-        return len(lines) - kept
+        kept_bytes = dropped = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                record = None if dropped else _parse(line)
+                if record is not None:
+                    last = evaluated_step if record["kind"] == "evaluation" else step
+                    if record["step"] <= last:
+                        kept_bytes += len(line)
+                        continue
+                dropped += 1
+        if dropped:
+            os.truncate(self._file.fileno(), kept_bytes)
+        return dropped
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one line."""

@@ -135,7 +135,7 @@ class _Run:
         self.log = RunLog(self.directory.log)
         cut = self.log.cut_after(self.state.step, self.state.evaluated_step)
         if cut:
-            say(f"{self.log.path}: {cut} lines after step {self.state.step} dropped")
+            say(f"{self.log.path}: {cut} lines dropped, later than step {self.state.step}")
         came_from = None if start.checkpoint is None else str(start.checkpoint.path)
         self.log.write("start", self.state.step, checkpoint=came_from, **description)
         say(

@@ -208,6 +208,7 @@ def test_a_wall_clock_run_that_stops_ends_as_one_that_does_not(tmp_path):
             if result.interrupted is None:
                 break
             stopped += 1
+            assert stopped < 9
         finals.append(load_checkpoint(result.checkpoint))
         assert result.step == 18 and result.elapsed == 18.0 and stopped == 4 * stops
     for name, tensor in finals[0].parameters.items():
