@@ -64,6 +64,9 @@ COMMANDS: dict[str, Command] = {
         "write a model as a Hugging Face directory",
         ("source", "out"),
     ),
+    "demo": Command(
+        "demo.config:DemoConfig", "demo.run:run", "the whole path on embedded data, in minutes"
+    ),
 }
 
 

@@ -1,0 +1,83 @@
+"""The demo's sizes, rates and shares; benchmarks/results/demo_recipe.md has what was tried."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from bert.config import BertConfig
+from bert.training.config import TrainingConfig
+from finetune.config import CONFIG_DEFAULTS as FINETUNE_DEFAULTS
+from finetune.config import FinetuneConfig
+from pretrain.config import PretrainConfig
+
+DATA = Path(__file__).parent / "data"
+
+# Of the time that is left when the text is prepared and something is kept for the end: the rest
+# is shared by the two fine-tunings.
+PRETRAINING_SHARE = 0.64
+# Loading, testing and comparing at the end, in seconds.
+RESERVE = 25.0
+
+SHAPE = BertConfig(
+    vocab_size=8192,
+    hidden_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=512,
+    max_position_embeddings=128,
+)
+
+
+def pretraining(shape: Path, out: Path, seed: int, budget: str) -> PretrainConfig:
+    """Configure the pretraining of the network that config.json `shape` describes."""
+    return PretrainConfig(
+        files=tuple(sorted((DATA / "books").glob("train-*.txt.xz"))),
+        validation_files=(DATA / "books" / "validation.txt.xz",),
+        out=out,
+        model=str(shape),
+        vocab_size=SHAPE.vocab_size,
+        max_length=64,
+        tokens_per_batch=1024,
+        mask_rate=0.2,
+        dropout=0.0,
+        initializer_range=0.05,
+        word_vectors=True,
+        evaluation_tokens=20_000,
+        seed=seed,
+        training=TrainingConfig(
+            budget=budget,
+            learning_rate=2e-3,
+            warmup=0.05,
+            betas=(0.9, 0.98),
+            # Adam makes steps of one size out of gradients of any size. With the usual 1e-6 it
+            # blows up the faint ones of rare words, and their vectors wander; this leaves them.
+            eps=1e-4,
+            evaluate_every="30s",
+            checkpoint_every="30s",
+            keep_checkpoints=1,
+        ),
+    )
+
+
+def finetuning(
+    pretrained: Path, out: Path, seed: int, budget: str, from_scratch: bool
+) -> FinetuneConfig:
+    """Configure the fine-tuning on film reviews, of the pretrained weights or of fresh ones."""
+    files = DATA / "mr"
+    return FinetuneConfig(
+        model=str(pretrained),
+        from_scratch=from_scratch,
+        train_file=files / "train.tsv.xz",
+        validation_file=files / "validation.tsv.xz",
+        test_file=files / "test.tsv.xz",
+        class_names=("negative", "positive"),
+        out=out,
+        max_length=64,
+        seed=seed,
+        training=replace(
+            FINETUNE_DEFAULTS,
+            budget=budget,
+            learning_rate=5e-4,
+            checkpoint_every="20s",
+            keep_checkpoints=1,
+        ),
+    )
