@@ -96,3 +96,18 @@ def test_a_dead_worker_ends_the_run_soon(repeat):
     for child in children:
         child.join(10)
         assert not child.is_alive()
+
+
+class Failing(ToyBatches):
+    def __getitem__(self, index):
+        if index == 4:
+            raise ValueError("row 4: no label")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_batches_arrives_and_leaves_no_worker(workers):
+    with pytest.raises(ValueError, match="row 4: no label") as held:
+        list(islice(micro_batches(Failing(), 0, workers), 10))
+    assert multiprocessing.active_children() == []
+    assert held.tb is not None
