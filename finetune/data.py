@@ -111,22 +111,22 @@ class LabelledRows:
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
+    @property
+    def full_rows(self) -> int:
+        """Rows of `max_length` tokens: those that were cut are among them."""
+        return int((self.tokens.lengths == self.max_length).sum())
+
     def __str__(self) -> str:
-        columns = [name for name in asdict(self.table.columns).values() if name is not None]
-        values = self.describe()
+        lengths = self.tokens.lengths
         classes = ", ".join(f"{name} {count}" for name, count in self.class_counts.items())
-        parts = [
-            f"{self.table.path}: {len(self):,} rows ({classes})",
-            f"columns {', '.join(columns)}",
-            f"{values['tokens']:,} tokens, {values['longest']} in the longest row",
-        ]
-        if self.table.unused:
-            parts[1] += f" (not used: {', '.join(self.table.unused)})"
-        if values["full_rows"]:
-            parts.append(
-                f"{values['full_rows']:,} rows fill the {self.max_length} tokens or were cut"
-            )
-        return "; ".join(parts)
+        columns = ", ".join(name for name in asdict(self.table.columns).values() if name)
+        unused = f" (not used: {', '.join(self.table.unused)})" if self.table.unused else ""
+        full = f"; {self.full_rows:,} rows fill the {self.max_length} tokens or were cut"
+        return (
+            f"{self.table.path}: {len(self):,} rows ({classes}); columns {columns}{unused}; "
+            f"{lengths.sum():,} tokens, {lengths.max()} in the longest row"
+            + (full if self.full_rows else "")
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return the file, its columns, its size and its classes, as JSON."""
@@ -140,7 +140,7 @@ class LabelledRows:
             "classes": self.class_counts,
             "tokens": int(lengths.sum()),
             "longest": int(lengths.max()),
-            "full_rows": int((lengths == self.max_length).sum()),
+            "full_rows": self.full_rows,
         }
 
     def sha256(self) -> str:

@@ -98,7 +98,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     )
     _describe_run(prepared)
     if trained.interrupted is not None:
-        say(f"interrupted after step {trained.step}; the same command goes on from there")
+        say(f"interrupted after step {trained.step}; --resume auto, the default, goes on")
         return FinetuneResult(config.out, trained, {}, None)
 
     if "validation" in rows:

@@ -5,8 +5,11 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
+from bert.checkpoint import load_pretrained
 from bert.config import BertConfig
+from bert.finetuning import BertForSequenceClassification
 from bert.tokenization import Tokenizer
 from bert.training.config import TrainingConfig
 from finetune.config import FinetuneConfig
@@ -59,6 +62,16 @@ def write_tsv(path, rows, header=("text", "label")):
     lines = ["\t".join(header), *("\t".join(map(str, row)) for row in rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def weights(run):
+    """The weights that a run has saved."""
+    return load_pretrained(run / "model", BertForSequenceClassification).state_dict()
+
+
+def same(left, right):
+    """Whether two sets of weights are equal, bit by bit."""
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
 @pytest.fixture(scope="session")

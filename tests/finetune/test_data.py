@@ -64,13 +64,17 @@ def test_a_file_becomes_ids_and_classes(tmp_path, tokenizer):
         [("ban bar", "no", "x"), ("bas", "yes yes", "y"), ("", "", "x")],
         ("text_a", "text_b", "label"),
     )
-    rows = read_rows(path, Columns(), tokenizer, 7)
-    expected = tokenizer.encode_batch(["ban bar", "bas", ""], ["no", "yes yes", ""], max_length=7)
+    rows = read_rows(path, Columns(), tokenizer, 5)
+    expected = tokenizer.encode_batch(["ban bar", "bas", ""], ["no", "yes yes", ""], max_length=5)
     assert rows.tokens.input_ids.tolist() == [i for e in expected for i in e.ids]
     assert rows.tokens.token_type_ids.tolist() == [t for e in expected for t in e.token_type_ids]
     assert rows.tokens.lengths.tolist() == [len(e) for e in expected]
     assert (rows.class_names, rows.labels.tolist()) == (("x", "y"), [0, 1, 0])
     assert rows.class_counts == {"x": 2, "y": 1}
+    assert str(rows) == (
+        f"{path}: 3 rows (x 2, y 1); columns text_a, text_b, label; 13 tokens, 5 in the longest "
+        "row; 2 rows fill the 5 tokens or were cut"
+    )
 
 
 def test_rows_are_tokenized_in_chunks_without_a_seam(tmp_path, tokenizer, monkeypatch):

@@ -1,16 +1,11 @@
-"""Whole runs: a planted rule is learned, a stopped run goes on, and all is left in its place."""
+"""Whole runs: a planted rule is learned, and all is left in its place."""
 
 import json
 import lzma
-import os
-import signal
 from dataclasses import replace
 
-import pytest
 import torch
-from safetensors import safe_open
 
-import finetune.run
 from bert.checkpoint import load_pretrained
 from bert.cli import parse
 from bert.finetuning import BertForSequenceClassification
@@ -19,31 +14,14 @@ from bert.options import options_of
 from bert.saving import save_pretrained
 from bert.tokenization import Tokenizer
 from bert.training.hardware import choose_hardware
-from bert.training.log import read_log
-from bert.training.state import load_checkpoint
-from finetune.best import BestWeights
-from finetune.classification import ClassificationObjective, predict_logits
+from finetune.classification import predict_logits
 from finetune.config import Columns, FinetuneConfig
 from finetune.data import read_rows
 from finetune.metrics import score
 from finetune.prepare import prepare
 from finetune.run import dry_run
 from finetune.run import finetune as run_it
-from tests.finetune.conftest import TINY, planted_pairs, write_tsv
-
-
-def weights(path):
-    model = load_pretrained(path / "model", BertForSequenceClassification)
-    return model.state_dict()
-
-
-def same(left, right):
-    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
-
-
-def summaries(run):
-    return [record["results"] for record in read_log(run / "log.jsonl", "evaluation")]
-
+from tests.finetune.conftest import TINY, planted_pairs, same, write_tsv
 
 # --- what is learned -------------------------------------------------------------------------
 
@@ -139,156 +117,6 @@ def test_the_card_says_what_it_is_and_its_command_makes_it_again(learned, files)
     assert again.training == prepare(again).config.training
 
 
-# --- the best weights ------------------------------------------------------------------------
-
-
-def test_the_best_evaluation_wins_not_the_last(make_config, monkeypatch):
-    """The second of three evaluations is the best; then the weights go bad."""
-    seen = []
-    real = finetune.classification.Classification.evaluate
-
-    def evaluate(self, model, rows):
-        scores = real(self, model, rows)
-        seen.append({k: v.clone() for k, v in model.state_dict().items()})
-        accuracy = [0.5, 0.9, 0.7, 0.1, 0.1][len(seen) - 1]
-        return replace(scores, accuracy=accuracy)
-
-    monkeypatch.setattr(finetune.classification.Classification, "evaluate", evaluate)
-    result = run_it(make_config({"budget": "6", "evaluate_every": "2"}, test_file=None))
-    assert same(weights(result.run_dir), seen[1])
-    assert not same(seen[1], seen[2])
-    assert len(seen) == 4  # three in training, one of the result
-
-
-def test_without_a_validation_file_the_last_weights_are_the_result(make_config):
-    config = make_config({"budget": "3"}, validation_file=None, test_file=None)
-    result = run_it(config)
-    assert result.scores == {} and not (config.out / "best.safetensors").exists()
-    assert result.training.checkpoint is not None
-    last = load_checkpoint(result.training.checkpoint).parameters
-    assert same(weights(config.out), {k.removeprefix("model."): v for k, v in last.items()})
-
-
-def test_equal_values_leave_the_first(tmp_path):
-    model = torch.nn.Linear(2, 2)
-    best = BestWeights(tmp_path / "best.safetensors", "run")
-    best.offer(model, 0.5)
-    first = model.weight.clone()
-    with torch.no_grad():
-        model.weight.add_(1)
-    best.offer(model, 0.5)
-    best.restore(model)
-    assert torch.equal(model.weight, first)
-    # The same run finds its file again; another one, or a fresh start, doesn't.
-    assert BestWeights(best.path, "run").value == 0.5
-    assert BestWeights(best.path, "another").value is None
-    assert BestWeights(best.path, "run", is_fresh=True).value is None
-
-
-def test_damaged_best_weights_change_nothing(tmp_path):
-    model = torch.nn.Linear(2, 2)
-    best = BestWeights(tmp_path / "best.safetensors", "run")
-    best.offer(model, 0.5)
-    before = model.weight.clone()
-    content = best.path.read_bytes()
-    for place in range(len(content)):
-        flipped = bytearray(content)
-        flipped[place] ^= 1
-        best.path.write_bytes(flipped)
-        for use in (lambda: best.restore(model), lambda: BestWeights(best.path, "run")):
-            with pytest.raises(ValueError, match=r"best.safetensors: expected .* damaged file"):
-                use()
-        assert torch.equal(model.weight, before)
-    best.path.write_bytes(content[:-4])
-    with pytest.raises(ValueError, match="got a damaged file"):
-        best.restore(model)
-
-
-# --- once more -------------------------------------------------------------------------------
-
-
-def test_the_same_seed_gives_the_same_run_and_another_another(make_config, tmp_path):
-    short = {"budget": "5"}
-    first, again, other = (
-        make_config(short, seed=seed, out=tmp_path / name)
-        for seed, name in ((1, "first"), (1, "again"), (2, "other"))
-    )
-    for config in (first, again, other):
-        run_it(config)
-    assert same(weights(first.out), weights(again.out))
-    assert not same(weights(first.out), weights(other.out))
-
-
-def test_a_run_that_is_stopped_and_goes_on_is_one_that_never_stopped(
-    make_config, tmp_path, monkeypatch
-):
-    settings = {"budget": "9", "evaluate_every": "2", "accumulation": 2}
-    whole = make_config(settings, out=tmp_path / "whole")
-    run_it(whole)
-
-    stopped = make_config(settings, out=tmp_path / "stopped")
-    real, calls = ClassificationObjective.forward, []
-
-    def forward(self, batch, dropout_seed):
-        calls.append(1)
-        if len(calls) in (6, 11):  # in the midst of a window of two
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, batch, dropout_seed)
-
-    monkeypatch.setattr(ClassificationObjective, "forward", forward)
-    result = run_it(stopped)
-    assert result.training.exit_code == 143
-    assert result.model is None and not (stopped.out / "model").exists()
-    assert run_it(stopped).training.exit_code == 143
-    result = run_it(stopped)
-    assert result.training.step == 9
-    assert same(weights(whole.out), weights(stopped.out))
-    assert summaries(whole.out) == summaries(stopped.out)
-    metrics = [json.loads((c.out / "metrics.json").read_text()) for c in (whole, stopped)]
-    assert metrics[0]["test"] == metrics[1]["test"]
-
-
-def test_a_finished_run_is_only_reported_again(make_config):
-    config = make_config({"budget": "4"})
-    first = run_it(config)
-    before = weights(config.out)
-    again = run_it(config)
-    assert (again.training.step, again.scores) == (first.training.step, first.scores)
-    assert same(weights(config.out), before)
-
-
-@pytest.mark.errors
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        ({"batch_size": 8}, "batch_size"),
-        ({"max_length": 9}, "train"),
-        ({"dropout": 0.3}, "model"),
-        ({"seed": 4}, "initial_weights"),
-        ({"best_metric": "mcc"}, "best_metric"),
-    ],
-)
-def test_what_is_not_the_same_run_does_not_go_on(make_config, change, name):
-    config = make_config({"budget": "2"})
-    run_it(config)
-    with pytest.raises(ValueError, match=rf"{name}: expected "):
-        run_it(replace(config, **change))
-
-
-def test_a_fresh_start_takes_no_weights_from_before(make_config):
-    """An old best value must not keep the new run's weights out."""
-    config = make_config({"budget": "2"})
-    run_it(config)
-    path = config.out / "best.safetensors"
-    model = load_pretrained(config.out / "model", BertForSequenceClassification)
-    old = BestWeights(path, "")
-    with safe_open(path, "pt") as file:
-        old.run = file.metadata()["run"]
-    old.offer(model, 1.0)
-    run_it(replace(config, resume="none", overwrite=True))
-    assert BestWeights(path, old.run).value < 1.0
-
-
 # --- where the weights come from -------------------------------------------------------------
 
 
@@ -323,92 +151,3 @@ def test_a_dry_run_writes_nothing_and_says_all(make_config):
     model = prepare(config).build_model(choose_hardware(config.training))
     assert f"parameters: {sum(p.numel() for p in model.parameters()):,}" in text
     assert "memory: about" in text and "time: 38 steps, about" in text
-
-
-# --- what can't be learned is told before the first step ----------------------------------------
-
-
-@pytest.mark.errors
-@pytest.mark.parametrize(
-    ("changes", "rows", "message"),
-    [
-        ({}, {"train": [("a", "x")]}, "train.tsv: expected two classes or more, got only 'x'"),
-        (
-            {},
-            {"test": [("a", "odd")]},
-            "test.tsv, line 2, column 'label': expected a class that is trained (bad, good), or 0 "
-            "to 1, got 'odd'",
-        ),
-        (
-            {},
-            {"train": [("a", 0), ("b", 1)], "validation": [("a", 1), ("b", 2)]},
-            "validation.tsv, line 3, column 'label': expected a class that is trained (0, 1), "
-            "got '2'",
-        ),
-        (
-            {"class_names": ("bad", "good", "fair")},
-            {},
-            "train.tsv: no row has class 'fair'",
-        ),
-        (
-            {},
-            {"train": [("a", 0), ("b", 2)]},
-            "train.tsv, line 3, column 'label': got class 2, but no row has class 1; number the "
-            "classes without a gap, or call them by names",
-        ),
-        (
-            {"max_length": 41},
-            {},
-            "max_length: expected at most 40, the longest that the model can take "
-            "(max_position_embeddings), got 41",
-        ),
-    ],
-)
-def test_errors_come_before_the_first_step(make_config, tmp_path, changes, rows, message):
-    written = {f"{k}_file": write_tsv(tmp_path / f"{k}.tsv", v) for k, v in rows.items()}
-    config = make_config(**(written | changes))
-    with pytest.raises(ValueError) as error:
-        run_it(config)
-    assert str(error.value).replace(f"{tmp_path}/", "").endswith(message)
-    assert not config.out.exists()
-
-
-@pytest.mark.errors
-def test_files_and_model_must_agree_on_pairs(make_config, tmp_path):
-    header = ("text_a", "text_b", "label")
-    pairs = write_tsv(tmp_path / "pairs.tsv", [("a", "b", "bad"), ("a", "c", "good")], header)
-    with pytest.raises(ValueError, match=r"pairs.tsv: expected single texts, like .*train.tsv"):
-        run_it(make_config(test_file=pairs))
-    model = tmp_path / "one_segment"
-    model.mkdir()
-    values = replace(TINY, type_vocab_size=1).to_dict("BertModel")
-    (model / "config.json").write_text(json.dumps(values))
-    config = make_config(
-        model=str(model), tokenizer=make_config().model, train_file=pairs,
-        validation_file=None, test_file=None,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="model: expected two segment types, for pairs of texts"):
-        run_it(config)
-
-
-@pytest.mark.errors
-def test_the_tokenizer_must_fit_the_model(make_config, tmp_path, tokenizer):
-    model = tmp_path / "small"
-    tokenizer.save(model)
-    size = tokenizer.vocab_size
-    values = replace(TINY, vocab_size=size - 1).to_dict("BertModel")
-    (model / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError) as error:
-        run_it(make_config(model=str(model)))
-    assert str(error.value) == (
-        f"tokenizer: expected at most the model's {size - 1} tokens (vocab_size), got {size}"
-    )
-
-
-@pytest.mark.errors
-def test_a_model_that_is_not_there_is_told(make_config):
-    with pytest.raises(ValueError) as error:
-        run_it(make_config(model="nowhere", from_scratch=False))
-    assert str(error.value) == (
-        "model: expected a directory, a config.json or a preset, got 'nowhere'"
-    )
