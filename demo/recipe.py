@@ -72,6 +72,7 @@ def finetuning(
         class_names=("negative", "positive"),
         out=out,
         max_length=64,
+        dropout=0.1,
         seed=seed,
         training=replace(
             FINETUNE_DEFAULTS,

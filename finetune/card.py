@@ -1,10 +1,9 @@
 """The model card: the README.md beside saved weights, with what they learned and how well."""
 
-import shlex
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from bert.command import command_line
 from bert.config import BertConfig
 from finetune.config import FinetuneConfig
 from finetune.task import Scores
@@ -64,31 +63,8 @@ def model_card(
         else "With the weights of the last step:",
         "",
         "```",
-        command_of(config),
+        command_line("bert finetune", config),
         "```",
         "",
     ]
     return "\n".join(lines)
-
-
-def command_of(config: FinetuneConfig) -> str:
-    """Write the command of a run, as one could type it."""
-    kept = replace(config, resume="auto", overwrite=False, dry_run=False)
-    return shlex.join(["bert", "finetune", *_arguments(kept)])
-
-
-def _arguments(settings: Any, prefix: str = "--", defaults: Any = None) -> list[str]:
-    """List the options that differ from their defaults."""
-    found: list[str] = []
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        default = getattr(defaults, field.name, field.default)
-        flag = prefix + field.name.replace("_", "-")
-        if is_dataclass(value):
-            found += _arguments(value, f"{flag}.", default)
-        elif isinstance(value, bool):
-            found += [] if value == default else [flag]
-        elif value != default:
-            values = value if isinstance(value, tuple) else (value,)
-            found += [flag, *map(str, values)]
-    return found

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from bert.command import command_line
 from bert.config import read_json
 from bert.saving import save_pretrained
 from bert.training.estimate import estimate
@@ -29,7 +30,7 @@ from bert.training.loop import train
 from bert.training.progress import say
 from bert.training.result import TrainingResult
 from finetune.best import BestWeights
-from finetune.card import command_of, model_card
+from finetune.card import model_card
 from finetune.config import FinetuneConfig
 from finetune.metrics import require_scikit_learn
 from finetune.prepare import Prepared, prepare
@@ -146,7 +147,7 @@ def _describe_run(prepared: Prepared) -> None:
         path,
         json.dumps(
             {
-                "command": command_of(prepared.config),
+                "command": command_line("bert finetune", prepared.config),
                 "finetune": asdict(prepared.config),
                 "data": prepared.data,
                 **read_json(path),
