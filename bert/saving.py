@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -18,6 +18,7 @@ from bert.architectures import ARCHITECTURES, Model
 from bert.weight_names import to_theirs
 
 
+@runtime_checkable
 class SavesItself(Protocol):
     """A tokenizer, as far as saving a model needs one."""
 

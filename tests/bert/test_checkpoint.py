@@ -171,7 +171,8 @@ def test_weights_without_prefix_in_a_sentence_transformers_directory(tmp_path):
     deep, _ = tmp_path / "deep", shutil.copytree(path, tmp_path / "deep" / "0_Transformer")
     modules[0]["path"] = "0_Transformer"
     (deep / "modules.json").write_text(json.dumps(modules))
-    assert_parity(load_pretrained(deep), model, batches(model.config)["ragged"], False)
+    inner = load_pretrained(deep)
+    assert_parity(inner, model, batches(inner.config)["ragged"], gradients=False)
     for outside in ("../root", "/etc", "..", 3, None):
         modules[0]["path"] = outside
         (deep / "modules.json").write_text(json.dumps(modules))
@@ -355,6 +356,11 @@ def test_class_that_nothing_tells(tmp_path):
         change_config(path, architectures=wrong)
         with pytest.raises(ValueError, match=r"config\.json: architectures: expected one"):
             load_pretrained(path)
+
+
+@pytest.mark.errors
+def test_class_of_somebody_else(tmp_path):
+    path, _ = saved(tmp_path)
     with pytest.raises(ValueError, match="model_class: expected one of bert's models"):
         load_pretrained(path, transformers.BertModel)  # type: ignore[arg-type]
 
