@@ -9,8 +9,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,9 +74,11 @@ def _system() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """Say which of the distributions that pyproject.toml names are there, extra by extra."""
+    from importlib import metadata
+
     try:
-        required = requires("plainbert") or []
-    except PackageNotFoundError:
+        required = metadata.requires("plainbert") or []
+    except metadata.PackageNotFoundError:
         return
     groups: dict[str, list[str]] = {}
     for line in required:
@@ -130,6 +130,8 @@ def _hardware() -> Iterator[Finding]:
 
 def _name_of_kernels() -> Iterator[Finding]:
     """Check that transformers doesn't take our package `kernels` for a library of that name."""
+    from importlib.util import find_spec
+
     import kernels
 
     ours = _home() / "kernels" / "__init__.py"
@@ -204,12 +206,10 @@ def greatest_differences(
     labels = torch.tensor([7, 100, 5], device=device)
     order = torch.tensor([0, 1, 0], device=device)
     outcomes: list[tuple[list[Tensor], list[Tensor]]] = []
-    weights = None
     for kernels in (one, other):
         with torch.random.fork_rng():
+            torch.manual_seed(0)  # the same weights for both
             model = BertForPreTraining(config, kernels).to(device).eval()
-        weights = weights or model.state_dict()
-        model.load_state_dict(weights)
         losses = model.losses(batch, masked, labels, order)
         torch.stack(list(losses.values())).sum().backward()
         states = model.bert.encode(batch).hidden_states
@@ -239,9 +239,11 @@ def _home() -> Path:
 
 
 def _version(distribution: str) -> str | None:
+    from importlib import metadata
+
     try:
-        return version(distribution)
-    except PackageNotFoundError:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
         return None
 
 

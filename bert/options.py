@@ -111,10 +111,9 @@ def options_of(
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """Say which known word was meant, as the end of a sentence; say nothing where none is near."""
-    near = get_close_matches(word, known, n=1)
-    if not near:
-        # An option's last part stands for all of it: --seed for --training.seed.
-        near = [name for name in known if name.rpartition(".")[2] == word.lstrip("-")][:1]
+    # An option's last part may stand for all of it: --eps for --training.eps.
+    near = [name for name in known if name.rpartition(".")[2] == word.lstrip("-")]
+    near = near or get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

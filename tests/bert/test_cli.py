@@ -304,6 +304,14 @@ BAKE = ["bake", "cheese", "--eggs", "3"]
             "bert finetune: error: --training.learning-rate: expected a positive number, got -1.0",
         ),
         (
+            ["finetune", "--eps", "1"],  # and not --epochs
+            "bert finetune: error: no option --eps; did you mean --training.eps?",
+        ),
+        (
+            ["pretrain", "a.txt", "--out", "o", "--max_length", "long"],
+            "bert pretrain: error: --max-length: expected an integer, got 'long'",
+        ),
+        (
             ["pretrain", "--out", "o"],
             "bert pretrain: error: FILES: expected at least one text file, got ()",
         ),
@@ -390,10 +398,11 @@ def test_control_c(command, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_nobody_listens():
+@pytest.mark.parametrize("name", ["doctor", "pretrain"])  # a help shorter than a buffer, a longer
+def test_nobody_listens(name):
     read, write = os.pipe()
     os.close(read)
-    argv = [sys.executable, "-m", "bert", "pretrain", "--help"]
+    argv = [sys.executable, "-m", "bert", name, "--help"]
     result = subprocess.run(argv, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, timeout=60)
     os.close(write)
     assert (result.returncode, result.stderr) == (141, b"")

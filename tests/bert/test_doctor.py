@@ -1,6 +1,8 @@
 """`bert doctor`: what it says of this machine, and that it sees what is wrong."""
 
 import dataclasses
+import importlib.metadata
+import importlib.util
 import re
 import shutil
 import sys
@@ -80,7 +82,7 @@ def test_packages_and_extras(monkeypatch):
     required = ["torch>=2.8", "tyro>=1.0", 'scikit-learn>=1.4; extra == "report"',
                 'matplotlib>=3; extra == "report"', 'ruff>=1; extra == "dev"']  # fmt: skip
     there = {"torch": "2.13.0", "tyro": "1.0.17", "matplotlib": "3.11"}
-    monkeypatch.setattr(doctor, "requires", lambda name: required)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: required)
     monkeypatch.setattr(doctor, "_version", there.get)
     found = findings(doctor._packages)
     assert found["packages"] == Finding("packages", "torch 2.13.0, tyro 1.0.17")
@@ -108,7 +110,7 @@ def test_transformers_misled_by_the_name(monkeypatch):
 
 
 def test_without_transformers(monkeypatch):
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (found,) = doctor._name_of_kernels()
     assert found == Finding("kernels package", "ours; transformers isn't installed")
 
@@ -163,6 +165,16 @@ def test_the_self_check_sees_a_gradient_that_is_wrong():
         dataclasses.replace(TORCH, bias_gelu=gelu), REFERENCE, CPU
     )
     assert values < doctor.TOLERANCE and gradients > doctor.GRADIENT_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("differences", "ok"),
+    [((1e-6, 1e-5), True), ((1e-4, 1e-5), False), ((1e-6, 1e-3), False)],
+)
+def test_the_self_check_judges_both(differences, ok, monkeypatch):
+    monkeypatch.setattr(doctor, "greatest_differences", lambda *_: differences)
+    (found,) = doctor._self_check()
+    assert found.ok is ok
 
 
 def test_the_self_check_sees_nan(monkeypatch):
