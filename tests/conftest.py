@@ -4,6 +4,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Triton's interpreter runs our kernels without a GPU. Triton looks at this when it is imported,
+# which other libraries do too. `TRITON_INTERPRET=0 pytest -m gpu` runs them natively.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 # A worker of pytest-xdist has one core to itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -1,0 +1,249 @@
+"""Compile every kernel for GPUs that are not here, report what came out, hold it to its record.
+
+    python -m kernels.aot                                   print the table
+    python -m kernels.aot --json benchmarks/results/kernels_aot.json    write the record too
+    python -m kernels.aot --check benchmarks/results/kernels_aot.json   fail where it got worse
+
+Triton brings the compilers for NVIDIA and AMD with it, so no GPU and no driver is needed. A kernel
+fails the check if it asks for more shared memory than there is, touches local memory (spilled
+registers) inside a loop, does more matrix work than the mathematics asks, does not use wgmma on
+Hopper, or issues over 5 % more instructions an element than the record says. What only a GPU
+shows, races and real speed, is not known from this.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (Triton's compiled kernels carry their parts as dynamic attributes)
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels.aot_cases import Case, cases
+from kernels.machine_code import Counts, Instruction, count, loops, read_amdgcn, read_cubin
+
+GROWTH = 1.05
+
+
+class Architecture(NamedTuple):
+    """What one multiprocessor (AMD: compute unit) has, and can do in a clock cycle."""
+
+    card: str
+    shared_limit: int
+    """Bytes that one program may have."""
+    shared: int
+    registers: int
+    """Of 32 bits."""
+    warps: int
+    lanes: int
+    matrix_flops: int
+    """A cycle, dense bfloat16."""
+    special: int
+    """Lanes a cycle of the unit for exponentials."""
+    issue: int
+    """Warp instructions a cycle."""
+    memory_bytes: float
+    """A cycle, its share of the card's bandwidth: public peak figures."""
+
+
+ARCHITECTURES = {
+    "sm80": Architecture("A100", 166912, 167936, 65536, 64, 32, 2048, 16, 4, 13.4),
+    "sm90": Architecture("H100", 232448, 233472, 65536, 64, 32, 4096, 16, 4, 13.9),
+    "sm100": Architecture("B200", 232448, 233472, 65536, 64, 32, 8192, 16, 4, 29.2),
+    "gfx942": Architecture("MI300X", 65536, 65536, 131072, 32, 64, 2048, 16, 1, 8.3),
+}
+
+
+@dataclass
+class Report:
+    """What a kernel became on one architecture."""
+
+    kernel: str
+    architecture: str
+    warps: int
+    registers: int
+    local_bytes: int
+    shared_bytes: int
+    programs_per_multiprocessor: int
+    instructions_per_element: float
+    matrix_work: float
+    """Matrix operations done over those needed; 0 where there are none, or they can't be read."""
+    wgmma: int
+    special: int
+    barriers: int
+    atomics: int
+    widest_load_bits: int
+    local_in_loops: int
+    limit: str
+    """The unit that is busy longest, and by how much of the time the next one is."""
+
+
+def compile_case(case: Case, architecture: str) -> Any:
+    """Compile one kernel with the types and constants that its launcher would give."""
+    named = {n: kind for names, kind in case.types.items() for n in names.split()}
+    constants = {k: v for k, v in case.constants.items() if k not in case.options}
+    signature, attributes = {}, {}
+    for index, name in enumerate(case.kernel.arg_names):
+        kind, _, divisor = ("constexpr" if name in constants else named[name]).partition(":")
+        signature[name] = kind
+        # PyTorch's tensors begin at multiples of 16 bytes, and the launcher tells Triton so.
+        if kind.startswith("*") or divisor:
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(case.kernel, signature, constants, attributes)
+    if architecture.startswith("sm"):
+        target = GPUTarget("cuda", int(architecture[2:]), 32)
+    else:
+        target = GPUTarget("hip", architecture, 64)
+    options = {k: v for k, v in case.constants.items() if k in case.options}
+    return triton.compile(source, target=target, options=options)
+
+
+def report(case: Case, architecture: str) -> Report:
+    """Compile one kernel and read what came out."""
+    compiled = compile_case(case, architecture)
+    amd = architecture.startswith("gfx")
+    binary = read_amdgcn(compiled.asm["amdgcn"]) if amd else read_cubin(compiled.asm["cubin"])
+    machine, warps = ARCHITECTURES[architecture], case.constants["num_warps"]
+    whole = count(binary.instructions, warps, machine.lanes)
+    bodies = loops(binary.instructions)
+    part = whole
+    if case.per == "loop":
+        part = max(
+            (count(body, warps, machine.lanes) for body in bodies),
+            key=lambda c: (c.matrix, c.instructions),
+        )
+    flops = case.matrix_flops_per_element * case.elements
+    return Report(
+        kernel=case.name,
+        architecture=architecture,
+        warps=warps,
+        registers=binary.registers,
+        local_bytes=binary.local_bytes,
+        shared_bytes=compiled.metadata.shared,
+        programs_per_multiprocessor=_residents(
+            machine, binary.registers, warps, compiled.metadata.shared
+        ),
+        instructions_per_element=round(
+            part.instructions * warps * machine.lanes / case.elements, 2
+        ),
+        matrix_work=round(part.matrix_flops / flops, 3) if flops else 0.0,
+        wgmma=whole.wgmma,
+        special=part.special,
+        barriers=part.barriers,
+        atomics=whole.atomics,
+        widest_load_bits=whole.widest_load,
+        local_in_loops=sum(_local(body) for body in bodies),
+        limit=_limit(machine, part, warps, flops, case.bytes_per_element * case.elements),
+    )
+
+
+def _local(instructions: list[Instruction]) -> int:
+    return count(instructions, 1).local
+
+
+def _residents(machine: Architecture, registers: int, warps: int, shared: int) -> int:
+    """Count the programs that fit on a multiprocessor together."""
+    by_registers = machine.registers // (-(-max(registers, 1) // 8) * 8 * machine.lanes * warps)
+    by_shared = machine.shared // (shared + 1024) if shared else 32
+    return min(by_registers, machine.warps // warps, by_shared, 32)
+
+
+def _limit(machine: Architecture, part: Counts, warps: int, flops: int, moved: float) -> str:
+    """Name the unit that is busy for most cycles, were all others free; then the second."""
+    cycles = {
+        "matrix": (part.matrix_flops or (flops if part.tcgen05 else 0)) / machine.matrix_flops,
+        "issue": part.instructions * warps / machine.issue,
+        "exponential": part.special * warps * machine.lanes / machine.special,
+        "shared": part.shared_bytes / 128,
+        "memory": moved / machine.memory_bytes,
+    }
+    first, second = sorted(cycles, key=cycles.__getitem__, reverse=True)[:2]
+    return f"{first} (then {second}, {cycles[second] / cycles[first]:.0%})"
+
+
+def faults(found: Report, record: dict[str, Any] | None) -> list[str]:
+    """Say what the gate holds against a kernel."""
+    machine, says = ARCHITECTURES[found.architecture], []
+    if found.shared_bytes > machine.shared_limit:
+        says.append(f"shared memory {found.shared_bytes}, there is {machine.shared_limit}")
+    if found.local_in_loops:
+        says.append(f"{found.local_in_loops} accesses to local memory inside loops")
+    if found.matrix_work > 1.01:
+        says.append(f"{found.matrix_work:.2f} times the matrix work that is needed")
+    if found.architecture == "sm90" and found.matrix_work and not found.wgmma:
+        says.append("matrix work without wgmma")
+    if found.atomics:
+        says.append(f"{found.atomics} atomic operations: the result would depend on their order")
+    if record is None:
+        says.append("not in the record: write it anew with --json")
+    elif found.instructions_per_element > GROWTH * record["instructions_per_element"]:
+        says.append(
+            f"{found.instructions_per_element} instructions an element, "
+            f"the record says {record['instructions_per_element']}"
+        )
+    return says
+
+
+HEADER = (
+    f"{'kernel':34} {'target':6} {'warps':>5} {'regs':>4} {'local':>5} {'shared':>6} "
+    f"{'fit':>3} {'ins/elt':>7}  limit"
+)
+
+
+def line(r: Report) -> str:
+    """Format one row of the table."""
+    return (
+        f"{r.kernel:34} {r.architecture:6} {r.warps:5} {r.registers:4} {r.local_bytes:5} "
+        f"{r.shared_bytes:6} {r.programs_per_multiprocessor:3} "
+        f"{r.instructions_per_element:7.2f}  {r.limit}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; write or hold against a record; exit code 1 where a kernel fails."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="write the record to this file")
+    parser.add_argument("--check", type=Path, help="hold the kernels against this record")
+    parser.add_argument("--only", default="", help="kernels whose name contains this")
+    parser.add_argument("--targets", default=",".join(ARCHITECTURES), help="comma-separated")
+    options = parser.parse_args(arguments)
+    if os.environ.get("TRITON_INTERPRET", "0") == "1":
+        parser.error(
+            "TRITON_INTERPRET: expected it unset, since interpreted kernels don't compile"
+        )
+    targets = options.targets.split(",")
+    if unknown := set(targets) - set(ARCHITECTURES):
+        parser.error(f"--targets: expected some of {', '.join(ARCHITECTURES)}, got {unknown}")
+    record = json.loads(options.check.read_text(encoding="utf-8")) if options.check else None
+    reports, failed = [], 0
+    print(HEADER)
+    for architecture in targets:
+        for case in cases(architecture):
+            if options.only not in case.name:
+                continue
+            found = report(case, architecture)
+            reports.append(found)
+            print(line(found), flush=True)
+            if record is not None:
+                key = f"{found.kernel} | {found.architecture}"
+                for fault in faults(found, record["kernels"].get(key)):
+                    print(f"    FAILS: {fault}", flush=True)
+                    failed += 1
+    if options.json:
+        kernels = {f"{r.kernel} | {r.architecture}": asdict(r) for r in reports}
+        written = {"triton": triton.__version__, "kernels": kernels}
+        options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Which kernels `aot.py` compiles: each one that ships, as its launcher would call it.
+
+Dtypes and sizes are BERT-base's in bfloat16; the tiles come from the launchers' own tables.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kernels import add_layer_norm, column_sums, layer_norm
+
+HIDDEN = 768
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel with the types of its arguments, and what is known of the work it must do."""
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    """Triton's type of each argument; a key may list several names."""
+    constants: dict[str, Any]
+    """Compile-time arguments and the options num_warps and num_stages."""
+    elements: int
+    """Elements of one program, or of one round of its loop: what instructions are divided by."""
+    per: Literal["program", "loop"] = "program"
+    bytes_per_element: float = 0.0
+    """What must move between the GPU's memory and its processors."""
+    matrix_flops_per_element: int = 0
+    """What the mathematics asks of the tensor cores: more than that in the binary is waste."""
+    options: tuple[str, ...] = field(default=("num_warps", "num_stages"), repr=False)
+
+
+def layer_norm_cases() -> list[Case]:
+    """LayerNorm, alone and with what goes before it."""
+    forward, backward = layer_norm.forward_tile(HIDDEN), layer_norm.backward_tile(HIDDEN)
+    rows = "x_ptr residual_ptr y_ptr sum_ptr dy_ptr dsum_ptr dx_ptr dresidual_ptr".split()
+    vectors = "x_bias_ptr weight_ptr bias_ptr".split()
+    types = {
+        **dict.fromkeys([*rows, *vectors], "*bf16"),
+        "mean_ptr rstd_ptr partials_ptr": "*fp32",
+        "seed_ptr": "*i64",
+        "stream threshold tokens rows_per_program": "i32",
+    }
+    eps = {"EPS": 1e-12, "HIDDEN": HIDDEN}
+    fused_f, fused_b = add_layer_norm.forward_tile(HIDDEN), add_layer_norm.backward_tile(HIDDEN)
+    cases = [
+        Case(
+            "layer_norm forward",
+            layer_norm.layer_norm_forward_kernel,
+            types,
+            eps | forward,
+            forward["BLOCK_ROWS"] * HIDDEN,
+            bytes_per_element=4,
+        ),
+        Case(
+            "layer_norm backward",
+            layer_norm.layer_norm_backward_kernel,
+            types,
+            {"HIDDEN": HIDDEN} | backward,
+            backward["BLOCK_ROWS"] * HIDDEN,
+            per="loop",
+            bytes_per_element=6,
+        ),
+    ]
+    for name, dropped in (("", False), (", dropout", True)):
+        flags = {"HIDDEN": HIDDEN, "HAS_DROPOUT": dropped} | (
+            {} if dropped else {"seed_ptr": None}
+        )
+        cases += [
+            Case(
+                f"add_layer_norm forward{name}",
+                add_layer_norm.add_layer_norm_forward_kernel,
+                types,
+                eps | flags | fused_f,
+                fused_f["BLOCK_ROWS"] * HIDDEN,
+                bytes_per_element=8,
+            ),
+            Case(
+                f"add_layer_norm backward{name}",
+                add_layer_norm.add_layer_norm_backward_kernel,
+                types,
+                {"HAS_DSUM": False, "dsum_ptr": None} | flags | fused_b,
+                fused_b["BLOCK_ROWS"] * HIDDEN,
+                per="loop",
+                bytes_per_element=8 if dropped else 6,
+            ),
+        ]
+    return cases
+
+
+def column_sums_cases() -> list[Case]:
+    """The sums that the backward kernels leave to be added."""
+    tile = {"BLOCK_ROWS": 32, "BLOCK_COLUMNS": column_sums.BLOCK_COLUMNS, "num_warps": 4}
+    types = {"partials_ptr sums_ptr": "*fp32", "rows columns": "i32"}
+    return [
+        Case(
+            "column_sums",
+            column_sums.column_sums_kernel,
+            types,
+            tile,
+            tile["BLOCK_ROWS"] * tile["BLOCK_COLUMNS"],
+            per="loop",
+            bytes_per_element=4,
+        )
+    ]
+
+
+FAMILIES: tuple[Callable[[], list[Case]], ...] = (layer_norm_cases, column_sums_cases)
+
+
+def cases(architecture: str) -> list[Case]:
+    """List every kernel in the configurations that ship for this architecture."""
+    return [case for family in FAMILIES for case in family()]

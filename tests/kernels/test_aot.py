@@ -1,0 +1,142 @@
+"""The reader of machine code on code written by hand, the gate on made-up reports, a compile."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+from kernels.aot import ARCHITECTURES, Report, faults, main
+from kernels.aot_cases import cases
+from kernels.machine_code import Instruction, count, loops, read_amdgcn
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORD = ROOT / "benchmarks" / "results" / "kernels_aot.json"
+
+
+def code(*lines):
+    """Instructions 16 bytes apart, from text; `BRA n` goes to the n-th."""
+    made = []
+    for number, text in enumerate(lines):
+        opcode = text.split()[0]
+        target = 16 * int(text.split()[1]) if opcode == "BRA" else None
+        made.append(Instruction(16 * number, opcode, text, target, opcode == "EXIT"))
+    return made
+
+
+def test_innermost_loops_are_found_and_waiting_paths_are_not():
+    nested = code("MOV", "FADD", "FMUL", "BRA 2", "BRA 1", "EXIT", "SYNCS", "BRA 4")
+    assert [[i.opcode for i in body] for body in loops(nested)] == [["FMUL", "BRA"]]
+    assert loops(code("FADD", "EXIT")) == []
+
+
+def test_instructions_are_counted_by_unit():
+    counts = count(
+        code(
+            "HGMMA.64x128x16.F32.BF16", "HMMA.16816.F32.BF16", "MUFU.EX2", "LDL.64", "STL",
+            "LDSM.16.M88.4", "STS.128", "LDG.E.128", "LDG.E.64", "BAR.SYNC",
+            "SHFL.BFLY", "RED.E.ADD", "FADD",
+        ),
+        warps=8,
+    )  # fmt: skip
+    assert counts.matrix_flops == 2 * 64 * 128 * 16 * 2 + 2 * 16 * 8 * 16 * 8
+    assert (counts.matrix, counts.wgmma, counts.special, counts.local) == (2, 1, 1, 2)
+    assert counts.shared_bytes == (16 + 16) * 32 * 8
+    assert (counts.widest_load, counts.instructions) == (128, 13)
+    assert (counts.barriers, counts.shuffles, counts.atomics) == (1, 1, 1)
+
+
+def test_amd_assembly_is_read():
+    binary = read_amdgcn(
+        """
+kernel:
+	s_load_dwordx4 s[0:3], s[4:5]
+.LBB0_1: ; a loop
+	v_mfma_f32_32x32x8_bf16 a[0:15], v[0:1], v[2:3], a[0:15]
+	ds_read_b128 v[0:3], v4
+	v_exp_f32_e32 v0, v1
+	global_load_dwordx4 v[0:3], v4
+	s_cbranch_scc1 .LBB0_1
+	s_endpgm
+  .vgpr_count:     42
+  .private_segment_fixed_size: 16
+"""
+    )
+    (body,) = loops(binary.instructions)
+    counts = count(body, warps=4, lanes=64)
+    assert (counts.matrix_flops, counts.special) == (2 * 32 * 32 * 8 * 4, 1)
+    assert (counts.shared_bytes, counts.widest_load) == (16 * 256, 128)
+    assert (binary.registers, binary.local_bytes) == (42, 16)
+
+
+GOOD = Report("k", "sm90", 4, 64, 0, 1024, 4, 10.0, 1.0, 8, 0, 0, 0, 128, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({}, None),
+        ({"instructions_per_element": 10.5}, None),
+        ({"instructions_per_element": 10.6}, "10.6 instructions an element, the record says 10.0"),
+        ({"shared_bytes": 232449}, "shared memory 232449, there is 232448"),
+        ({"local_in_loops": 2}, "2 accesses to local memory inside loops"),
+        ({"matrix_work": 1.5}, "1.50 times the matrix work that is needed"),
+        ({"wgmma": 0}, "matrix work without wgmma"),
+        ({"wgmma": 0, "architecture": "sm80"}, None),
+        ({"atomics": 1}, "1 atomic operations: the result would depend on their order"),
+    ],
+)
+def test_the_gate_says_what_is_wrong(change, fault):
+    found = faults(dataclasses.replace(GOOD, **change), {"instructions_per_element": 10.0})
+    assert found == ([] if fault is None else [fault])
+
+
+def test_the_gate_misses_a_kernel_without_a_record():
+    assert faults(GOOD, None) == ["not in the record: write it anew with --json"]
+
+
+def test_the_record_has_every_kernel_on_every_target():
+    recorded = set(json.loads(RECORD.read_text())["kernels"])
+    assert recorded == {f"{c.name} | {a}" for a in ARCHITECTURES for c in cases(a)}
+
+
+def compiled(*arguments):
+    """Run the command in a process of its own, where kernels aren't interpreted."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-m", "kernels.aot", "--check", str(RECORD), *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
+
+
+def test_a_few_kernels_compile_as_recorded():
+    result = compiled("--targets", "sm90", "--only", "add_layer_norm forward")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count(" sm90 ") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kernel_compiles_as_recorded(architecture):
+    result = compiled("--targets", architecture)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count(f" {architecture} ") == len(cases(architecture))
+
+
+@pytest.mark.errors
+def test_errors_of_the_command(monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "TRITON_INTERPRET: expected it unset" in capsys.readouterr().err
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--targets", "sm90,sm99"])
+    assert "--targets: expected some of sm80, sm90, sm100, gfx942, got {'sm99'}" in (
+        capsys.readouterr().err
+    )
