@@ -96,6 +96,8 @@ class _Run:
         interrupts: Interrupts,
         clock: Callable[[], float],
     ) -> None:
+        # First of all: torch's first optimiser takes seconds of imports, and they are the budget's.
+        self._clock_at_zero = clock()
         self.total = config.total()
         self.evaluate_every = config.every("evaluate_every")
         self.checkpoint_every = config.every("checkpoint_every")
@@ -124,7 +126,7 @@ class _Run:
             self.state = start.checkpoint.state
         make_way(self.directory, start, say)
 
-        self._clock_at_zero = self.clock() - self.state.elapsed
+        self._clock_at_zero -= self.state.elapsed
         description = {
             "config": asdict(self.config),
             "identity": self.identity.fixed,

@@ -142,8 +142,7 @@ class Timed(ToyObjective):
 
     def __init__(self, clock, seconds=1.0):
         super().__init__(before=self.tick)
-        self.clock = clock
-        self.seconds = seconds
+        self.clock, self.seconds = clock, seconds
 
     def tick(self, batch: ToyBatch) -> None:
         self.clock.now += self.seconds
@@ -178,6 +177,20 @@ def test_a_step_that_does_not_fit_is_not_begun(tmp_path):
     clock = Clock()
     result = timed_run(tmp_path, clock, "20s", seconds=3.0)
     assert result.step == 6 and result.elapsed == 18.0
+
+
+def test_what_comes_before_the_first_step_is_in_the_budget(tmp_path):
+    clock = Clock()
+
+    class SlowToMove(Timed):
+        def to(self, *arguments, **options):
+            clock.now += 5.0
+            return super().to(*arguments, **options)
+
+    objective = SlowToMove(clock)
+    started = clock.now
+    result = run(tmp_path, objective, clock=clock, budget="20s", accumulation=1)
+    assert clock.now - started == result.elapsed == 20.0 and result.step == 15
 
 
 def test_a_measured_evaluation_is_kept_room_for(tmp_path):
