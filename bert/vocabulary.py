@@ -72,7 +72,7 @@ def index(vocab: Sequence[str], place: Callable[[int], str] = "id {}".format) ->
         if token in ids:
             first = place(ids[token])
             raise ValueError(f"{place(number)}: the token {token!r} is at {first} already")
-        if not token or not re.fullmatch("[^\r\n\ud800-\udfff]+", token):
+        if not re.fullmatch("[^\r\n\ud800-\udfff]+", token):
             raise ValueError(f"{place(number)}: expected a token, got {reprlib.repr(token)}")
         ids[token] = number
     missing = [token for token in SPECIAL_TOKENS if token not in ids]

@@ -90,23 +90,35 @@ def test_accents_go_with_the_case_unless_told_otherwise():
 
 
 @pytest.mark.parametrize(
-    ("truncation", "first", "second"),
+    ("truncation", "max_length", "first", "second"),
     [
-        ("longest_first", "abc", "ab"),  # the longer one down to the shorter, then both
-        ("only_first", "ab", "abc"),
-        ("only_second", "abcde", ""),
+        ("longest_first", 9, "abc", "abc"),  # the longer one down to the shorter, then both
+        ("longest_first", 8, "abc", "ab"),
+        ("longest_first", 10, "abcd", "abc"),
+        ("only_first", 7, "a", "abc"),
+        ("only_second", 9, "abcde", "a"),
+        ("error", 11, "abcde", "abc"),
     ],
 )
-def test_what_each_strategy_cuts(tokenizer, truncation, first, second):
-    max_length = 3 + len(first + second)
-    if truncation == "only_second":  # its text would be gone
-        with pytest.raises(ValueError, match=r"texts\[0\]: .* 5 and 3 \(truncation='only_second'"):
-            tokenizer.encode("a b c d e", "a b c", max_length=8, truncation=truncation)
-        return
+def test_what_each_strategy_cuts(tokenizer, truncation, max_length, first, second):
     got = tokenizer.encode("a b c d e", "a b c", max_length=max_length, truncation=truncation)
     assert got.tokens == ["[CLS]", *first, "[SEP]", *second, "[SEP]"]
     assert got.token_type_ids == [0] * (2 + len(first)) + [1] * (1 + len(second))
     assert len(got) == len(got.offsets) == len(got.word_ids) == max_length
+
+
+def test_of_two_texts_as_long_the_second_keeps_the_odd_token(tokenizer):
+    got = tokenizer.encode("a b c", "a b c", max_length=8)
+    assert got.tokens == "[CLS] a b [SEP] a b c [SEP]".split()
+
+
+@pytest.mark.parametrize(
+    ("truncation", "max_length"), [("only_first", 6), ("only_second", 8), ("error", 10)]
+)
+def test_no_strategy_takes_all_of_a_text(tokenizer, truncation, max_length):
+    expected = rf"^texts\[0\]: .* got 5 and 3 \(truncation='{truncation}'\)$"
+    with pytest.raises(ValueError, match=expected):
+        tokenizer.encode("a b c d e", "a b c", max_length=max_length, truncation=truncation)
 
 
 def test_a_single_text_is_cut_at_its_end(tokenizer):
@@ -194,7 +206,8 @@ def test_decoding_joins_the_pieces(tokenizer):
 # --- copies
 
 
-def test_copies_are_equal_and_keep_the_policies(tokenizer):
+def test_copies_are_equal_and_keep_the_policies():
+    tokenizer = Tokenizer(VOCAB, Normalization(strip_accents=False))
     for twin in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
         assert twin == tokenizer and hash(twin) == hash(tokenizer)
         assert twin.encode("[MASK]").ids == tokenizer.encode("[MASK]").ids

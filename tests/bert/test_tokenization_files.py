@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
 
 from bert import vocabulary
 from bert.text import SPECIAL_TOKENS
@@ -38,6 +39,26 @@ def test_what_is_saved_comes_back(tmp_path, lowercase, strip_accents, handle_chi
     (tmp_path / "new" / "place" / "tokenizer_config.json").unlink()
     alone = Tokenizer.load(tmp_path / "new" / "place")  # tokenizer.json knows it too
     assert alone == tokenizer
+
+
+def test_the_configuration_says_what_transformers_asks_for(tmp_path):
+    Tokenizer(VOCAB, Normalization(False, True, False)).save(tmp_path, model_max_length=128)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text()) == {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": False,
+        "strip_accents": True,
+        "tokenize_chinese_chars": False,
+        "model_max_length": 128,
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+    assert (tmp_path / "vocab.txt").read_bytes() == ("\n".join(VOCAB) + "\n").encode()
+    framed = Backend.from_file(str(tmp_path / "tokenizer.json")).encode("a", "[MASK]")
+    assert framed.tokens == ["[CLS]", "a", "[SEP]", "[MASK]", "[SEP]"]
+    assert framed.type_ids == [0, 0, 0, 1, 1]
 
 
 def test_a_vocabulary_file_of_any_system_is_read(tmp_path):

@@ -2,11 +2,12 @@
 
 import gzip
 import lzma
+import os
 import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bert import text
@@ -110,6 +111,7 @@ words = st.text(st.sampled_from("ab中É.'\u0301"), max_size=12)
 
 @pytest.mark.usefixtures("short_parts")
 @given(st.lists(words, max_size=12), st.sampled_from([" ", "\t", "\u3000", " \u2028"]))
+@example(["ab", "中.", "É", "a"] * 3, " ")
 def test_the_cuts_of_a_long_text_change_nothing(runs, space):
     row = space.join(runs)
     tokenizer = Tokenizer(VOCAB)
@@ -124,6 +126,7 @@ def test_the_cuts_of_a_long_text_change_nothing(runs, space):
 
 @pytest.mark.usefixtures("short_parts")
 @given(spaced, st.integers(2, 12))
+@example("a b " * 20, 7)
 def test_a_long_text_is_read_only_as_far_as_needed(row, max_length):
     tokenizer = Tokenizer(VOCAB)
     short = tokenizer.encode(row, "a b", max_length=max_length + 3)
@@ -134,6 +137,15 @@ def test_a_long_text_is_read_only_as_far_as_needed(row, max_length):
         longest[longest[0] < longest[1]] -= 1
     assert sum(longest) == len(short) - 3
     assert short.ids[1 : 1 + longest[0]] == other.ids[1 : 1 + longest[0]]
+    alone = tokenizer.encode(row, max_length=max_length + 2)
+    assert alone.ids[1:-1] == other.ids[1 : 1 + size][:max_length]
+
+
+@pytest.mark.usefixtures("short_parts")
+def test_a_refused_long_text_is_named_with_its_whole_length():
+    for truncation in ("error", "only_second"):
+        with pytest.raises(ValueError, match=r"at most 5 tokens without the frame, got 40 and 9 "):
+            Tokenizer(VOCAB).encode("a b " * 20, "a " * 9, max_length=8, truncation=truncation)
 
 
 @pytest.mark.usefixtures("short_parts")
@@ -170,12 +182,12 @@ PACKED = {"a.txt": open, "a.txt.gz": gzip.open, "a.txt.xz": lzma.open}
 
 @pytest.mark.parametrize("name", PACKED)
 def test_a_file_is_read_whatever_it_holds(tmp_path, name):
-    content = b"\xef\xbb\xbfone\r\n\ntwo\xff\xfe\x00 \xed\xa0\x80\rthree\n\xe4\xb8\xad"
+    content = b"\xef\xbb\xbfone\r\n\ntwo\xff\xfe\x00 \xed\xa0\x80\rthree\n\xef\xbb\xbf\xe4\xb8\xad"
     with PACKED[name](tmp_path / name, "wb") as file:
         file.write(content)
     report = TextReport()
     lines = list(read_lines(tmp_path / name, report))
-    assert lines == ["one", "", "two\ufffd\ufffd\x00 \ufffd\ufffd\ufffd", "three", "中"]
+    assert lines == ["one", "", "two\ufffd\ufffd\x00 \ufffd\ufffd\ufffd", "three", "\ufeff中"]
     assert report == TextReport(byte_order_marks=1, invalid_bytes=5)
 
 
@@ -195,8 +207,22 @@ def test_a_broken_packed_file_is_named(tmp_path, name, damage):
         list(read_lines(tmp_path / name))
 
 
+def test_a_file_cut_short_is_named_with_its_line(tmp_path):
+    lines = [os.urandom(20).hex() for _ in range(5000)]
+    (tmp_path / "a.gz").write_bytes(gzip.compress("\n".join(lines).encode())[:-2000])
+    got = []
+    with pytest.raises(ValueError) as error:
+        for line in read_lines(tmp_path / "a.gz"):
+            got.append(line)
+    assert 1000 < len(got) < 5000 and got == lines[: len(got)]
+    assert f"a.gz: line {len(got) + 1}: cannot be unpacked" in str(error.value)
+
+
 @pytest.mark.usefixtures("short_parts")
 @given(spaced, st.sampled_from(["\n", "", "\n\nb"]))
+@example("ab " * 20, "\n")
+@example("a" * 12, "\n")
+@example("a" * 36, "\n\nb")
 def test_long_lines_of_a_file_come_in_parts(tmp_path_factory, row, end):
     path = tmp_path_factory.mktemp("lines") / "a.txt"
     path.write_text(row + end, encoding="utf-8")

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -63,6 +64,12 @@ def test_characters_take_at_most_half_of_the_vocabulary():
     tokenizer = Tokenizer.train(texts, 105)
     characters = [token for token in tokenizer.vocab if len(token) == 1]
     assert characters == [chr(0x4E00 + number) for number in range(50)], "the most frequent ones"
+    letters = "abcdefghijklmnopqrstuvwxyz"  # each has two pieces, at a word's start and inside
+    texts = [letter * 2 + " " for number, letter in enumerate(letters) for _ in range(30 - number)]
+    assert (
+        "".join(token for token in Tokenizer.train(texts, 45).vocab if len(token) == 1)
+        == "abcdefghij"
+    )
 
 
 def test_any_process_and_any_number_of_threads_learn_the_same(tmp_path):
@@ -150,14 +157,22 @@ def test_a_broken_file_of_the_source_is_named(tmp_path):
 
 def test_memory_does_not_grow_with_the_text(monkeypatch):
     """Python's side: ten times the text, the same peak (`tokenizers` has one entry a word)."""
+    copies, spooled = [], tempfile.SpooledTemporaryFile
+
+    def packed_copy(max_size):
+        copies.append(spooled(max_size=max_size))
+        return copies[-1]
+
     monkeypatch.setattr(vocabulary, "IN_MEMORY", 1000)
+    monkeypatch.setattr(vocabulary.tempfile, "SpooledTemporaryFile", packed_copy)
 
     def peak(repeats):
+        texts = (" ".join(rng.choices(WORDS, k=20)) for _ in range(200 * repeats))
         tracemalloc.start()
-        Tokenizer.train((text for _ in range(repeats) for text in TEXTS), 100)
+        Tokenizer.train(texts, 100)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
 
-    peak(1)
-    assert peak(20) < 1.2 * peak(2)
+    assert peak(20) < 1.5 * peak(2)
+    assert all(copy._rolled for copy in copies), "on disk"
