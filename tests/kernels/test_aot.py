@@ -105,6 +105,27 @@ def test_the_record_has_every_kernel_on_every_target():
     assert recorded == {f"{c.name} | {a}" for a in ARCHITECTURES for c in cases(a)}
 
 
+def test_the_command_prints_holds_and_writes(monkeypatch, capsys, tmp_path):
+    """With compilation replaced by the record, or by a kernel that grew by 6 %."""
+    record = json.loads(RECORD.read_text())["kernels"]
+    grown = 1.0
+
+    def recorded(case, architecture):
+        found = Report(**record[f"{case.name} | {architecture}"])
+        found.instructions_per_element *= grown
+        return found
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("kernels.aot.report", recorded)
+    written = tmp_path / "record.json"
+    assert main(["--check", str(RECORD), "--json", str(written)]) == 0
+    assert json.loads(written.read_text())["kernels"] == record
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(record)
+    grown = 1.06
+    assert main(["--check", str(RECORD), "--targets", "sm90", "--only", "column_sums"]) == 1
+    assert "FAILS: 13.5" in capsys.readouterr().out
+
+
 def compiled(*arguments):
     """Run the command in a process of its own, where kernels aren't interpreted."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
