@@ -96,7 +96,7 @@ class _Run:
         interrupts: Interrupts,
         clock: Callable[[], float],
     ) -> None:
-        # First of all: torch's first optimiser takes seconds of imports, and they are the budget's.
+        # First of all: torch's first optimiser takes seconds of imports, within the budget.
         self._clock_at_zero = clock()
         self.total = config.total()
         self.evaluate_every = config.every("evaluate_every")
