@@ -27,8 +27,10 @@ from kernels.kernel_set import (
 GROUP_RATIO = 0.85
 
 
-def keep_mask(dropout: Dropout, shape: tuple[int, ...]) -> Bool[Tensor, "..."]:
+def keep_mask(dropout: Dropout, shape: tuple[int, ...], part: int = 0) -> Bool[Tensor, "..."]:
     """Draw a mask, True where an element is kept, with the fastest generator of the device.
+
+    A mask that is needed in several tensors is drawn in that many parts.
 
     On a CPU that is numpy's SFC64 (3 to 4 times as fast as torch's Mersenne Twister). On another
     device the seed is read on the host, which waits for the device.
@@ -37,11 +39,12 @@ def keep_mask(dropout: Dropout, shape: tuple[int, ...]) -> Bool[Tensor, "..."]:
     words = -(-count // 4)  # each 64-bit draw serves 4 elements
     seed = int(dropout.seed)
     if dropout.seed.device.type == "cpu":
-        entropy = (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, dropout.stream)
+        entropy = (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, dropout.stream, part)
         raw = np.random.SFC64(entropy).random_raw(words).view(np.uint16)
         return torch.from_numpy(raw[:count] >= dropout.threshold).view(shape)
     generator = torch.Generator(dropout.seed.device)
-    generator.manual_seed((seed ^ dropout.stream * 0x9E3779B97F4A7C15) & (2**63 - 1))
+    place = dropout.stream * 65536 + part
+    generator.manual_seed((seed ^ place * 0x9E3779B97F4A7C15) & (2**63 - 1))
     raw = torch.randint(
         65536, (count,), dtype=torch.int32, device=dropout.seed.device, generator=generator
     )
@@ -130,7 +133,7 @@ def attention(
     sequences: PackedSequences,
     dropout: Dropout | None = None,
 ) -> Float[Tensor, "tokens heads head_dim"]:
-    """See `kernel_set.Attention`; the mask is `keep_mask`, one stream and seed for all groups."""
+    """See `kernel_set.Attention`; the mask is `keep_mask`, a part for each group."""
     sequences.check(query.shape[0])
     groups, inverse = _grouped(sequences, query.device)
     contexts = [query[:0]]
@@ -144,9 +147,7 @@ def attention(
                 context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
             probabilities = _probabilities(q, k, group.valid)
-            # Each group has a seed of its own; the step between them is odd and large.
-            seed = dropout.seed + index * 0x632BE59BD9B4E019
-            keep = keep_mask(dropout._replace(seed=seed), tuple(probabilities.shape))
+            keep = keep_mask(dropout, tuple(probabilities.shape), part=index)
             kept = torch.where(keep, probabilities, 0.0).to(v.dtype)
             context = kept @ v * dropout.scale
         context = context.transpose(1, 2)

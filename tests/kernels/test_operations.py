@@ -212,6 +212,23 @@ def test_attention_drops_whole_probabilities_at_the_stated_rate(kernels):
 
 
 @ALL_SETS
+@pytest.mark.parametrize("seed", [0, -5, 2**63 - 1])
+def test_attention_of_many_lengths_drops_each_by_itself(kernels, seed):
+    """Lengths far apart are computed apart; none may share another's mask, or overflow a seed."""
+    lengths = [40, 10, 25, 6, 15]
+    query, key, _ = qkv(lengths, 1, 64)
+    value = torch.cat([torch.eye(64).double()[:n] for n in lengths])[:, None]
+    sequences = PackedSequences.from_lengths(lengths)
+    masks = [
+        kernels.attention(query, key, value, sequences, drop(seed=s, p=0.5)) != 0
+        for s in (seed, seed, 77)
+    ]
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    first, second = (masks[0][start : start + 10, 0, :10] for start in (0, 40))
+    assert not torch.equal(first, second)
+
+
+@ALL_SETS
 def test_add_layer_norm_drops_and_replays(kernels):
     x, bias, residual = normal(40, 64), normal(64), normal(40, 64, seed=9)
     weight, shift = torch.ones(64).double(), torch.zeros(64).double()
