@@ -11,8 +11,7 @@ from bert import vocabulary
 from bert.text import SPECIAL_TOKENS
 from bert.tokenization import Tokenizer
 from bert.vocabulary import Normalization
-
-from .test_tokenization import VOCAB
+from tests.bert.test_tokenization import VOCAB
 
 
 def write(directory, *lines, config=None):

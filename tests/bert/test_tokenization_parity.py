@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert.tokenization import Tokenizer
-
-from .test_tokenization_training import TEXTS
+from tests.bert.test_tokenization_training import TEXTS
 
 transformers = pytest.importorskip("transformers")
 

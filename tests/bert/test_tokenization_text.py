@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from bert import text
 from bert.text import TextReport, read_lines
 from bert.tokenization import Tokenizer
-
-from .test_tokenization import VOCAB
+from tests.bert.test_tokenization import VOCAB
 
 # What the batch of each test holds beside the odd row, and what it must give whatever that is.
 GOOD, GOOD_TOKENS = "Embeddings aren't fine", "em ##bed ##ding ##s aren ' t fine".split()
