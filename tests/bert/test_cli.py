@@ -403,7 +403,10 @@ def test_nobody_listens(name):
     read, write = os.pipe()
     os.close(read)
     argv = [sys.executable, "-m", "bert", name, "--help"]
-    result = subprocess.run(argv, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    result = subprocess.run(
+        argv, cwd=ROOT, env=buffered, stdout=write, stderr=subprocess.PIPE, timeout=60
+    )
     os.close(write)
     assert (result.returncode, result.stderr) == (141, b"")
 
