@@ -38,9 +38,8 @@ class Outcome:
     parity: Mapping[str, Sequence[Row]]
     """By model directory."""
     examples: Sequence[str]
-    preparation: float
     seconds: float
-    """Wall clock of this start of the demo."""
+    """Wall clock of the demo so far, over all its starts."""
 
 
 def compare_with_transformers(directories: Sequence[Path]) -> dict[str, list[Row]]:
@@ -70,7 +69,7 @@ def write_report(outcome: Outcome) -> str:
     parts = [
         "# The demo's report",
         f"Budget {outcome.config.budget}, seed {outcome.config.seed}; "
-        f"{outcome.seconds:.0f} s since it was last started. {machine()}",
+        f"{outcome.seconds:.0f} s in all. {machine()}",
         "![The losses of pretraining, and the accuracy while fine-tuning](losses.png)",
         "## Pretraining",
         f"{trained.step:,} steps, {trained.tokens:,} tokens in {trained.elapsed:.0f} s "

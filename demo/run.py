@@ -12,7 +12,6 @@ OUT/
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from bert.config import read_json
@@ -21,60 +20,100 @@ from demo import recipe
 from demo.config import DemoConfig
 from demo.report import Outcome, compare_with_transformers, fill_in, write_report
 from finetune.run import FinetuneResult, finetune
+from pretrain.config import PretrainConfig
 from pretrain.run import PretrainResult, find_tokenizer, open_corpus, pretrain
 
+MINIMUM = 10.0
+"""Seconds of training without which there is nothing to see."""
 
-@dataclass(frozen=True)
-class Budgets:
-    """Seconds for each part, once it is known how long the preparation took."""
 
-    preparation: float
-    pretraining: float
-    finetuning: float
-    """Of one of the two."""
+class Ledger:
+    """How long the demo has taken, over all its starts, and how long each part may take.
 
-    @staticmethod
-    def split(total: float, preparation: float) -> "Budgets":
-        """Share out what the preparation left.
+    It is kept in a file, so that a run that goes on keeps the budgets that its parts began with.
+
+    Raises:
+        ValueError: the file is of a run with another budget or seed.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, float]) -> None:
+        self.path, self.settings = path, settings
+        self.budgets: dict[str, float] = {}
+        self.before = 0.0
+        if path.exists():
+            found = read_json(path)
+            if found["settings"] != settings:
+                raise ValueError(
+                    f"out: expected an empty directory, or a run with {settings}; "
+                    f"{path} has {found['settings']}"
+                )
+            self.budgets, self.before = found["budgets"], found["spent"]
+        self.started = time.monotonic()
+
+    def spent(self) -> float:
+        """Return the seconds so far."""
+        return self.before + time.monotonic() - self.started
+
+    def budget(self, part: str, share: float) -> str:
+        """Give a part its share of what is left, or what it was given before.
 
         Raises:
-            ValueError: it left nothing to train in.
+            ValueError: nothing is left to train in.
         """
-        left = total - preparation - recipe.RESERVE
-        if left < 10:
-            raise ValueError(
-                f"budget: expected at least {preparation + recipe.RESERVE + 10:.0f}s on this "
-                f"machine, since preparing the text took {preparation:.0f}s, got {total:.0f}s"
-            )
-        finetuning = (1 - recipe.PRETRAINING_SHARE) * left / 2
-        return Budgets(preparation, recipe.PRETRAINING_SHARE * left, finetuning)
+        if part not in self.budgets:
+            left = self.settings["budget"] - self.spent() - recipe.RESERVE
+            if left < MINIMUM:
+                raise ValueError(
+                    f"budget: expected at least {self.spent() + recipe.RESERVE + MINIMUM:.0f}s on "
+                    f"this machine, got {self.settings['budget']:.0f}s"
+                )
+            self.budgets[part] = share * left
+            self.save()
+        return f"{self.budgets[part]:.1f}s"
+
+    def save(self) -> None:
+        """Write it down, whole or not at all."""
+        content = {"settings": self.settings, "budgets": self.budgets, "spent": self.spent()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(partial, self.path)
 
 
 def run(config: DemoConfig) -> int:
     """Run the demo, or go on with it; return the exit code."""
-    started = time.monotonic()
+    settings = {"budget": config.seconds, "seed": config.seed}
+    ledger = Ledger(config.out / "demo.json", settings)
+    try:
+        return run_parts(config, ledger)
+    finally:
+        ledger.save()
+
+
+def run_parts(config: DemoConfig, ledger: Ledger) -> int:
+    """Run the five parts, each of which finds what it had done before."""
     out = config.out
     shape = write_shape(out / "shape" / "config.json")
 
     heading(1, "a vocabulary and token ids from public-domain books")
-    budgets = prepare(config, shape)
+    prepare(recipe.pretraining(shape, out / "pretrain", config.seed, "1"))
 
-    heading(2, f"pretraining on masked words and next sentences, {budgets.pretraining:.0f} s")
-    pretrained = pretrain(
-        recipe.pretraining(shape, out / "pretrain", config.seed, f"{budgets.pretraining:.1f}s")
-    )
+    budget = ledger.budget("pretraining", recipe.PRETRAINING_SHARE)
+    heading(2, f"pretraining on masked words and next sentences, {budget}")
+    pretrained = pretrain(recipe.pretraining(shape, out / "pretrain", config.seed, budget))
     if pretrained.model is None:
         return stopped(pretrained)
 
+    budget = ledger.budget("finetuning", 0.5)
     outcomes: dict[str, FinetuneResult] = {}
     for number, name in ((3, "pretrained"), (4, "scratch")):
-        heading(number, f"fine-tuning on film reviews, {name}, {budgets.finetuning:.0f} s")
+        heading(number, f"fine-tuning on film reviews, {name}, {budget}")
         outcomes[name] = finetune(
             recipe.finetuning(
                 pretrained.model,
                 out / f"finetune-{name}",
                 config.seed,
-                f"{budgets.finetuning:.1f}s",
+                budget,
                 from_scratch=name == "scratch",
             )
         )
@@ -90,8 +129,7 @@ def run(config: DemoConfig) -> int:
         outcomes,
         parity=compare_with_transformers(directories),
         examples=fill_in(pretrained.model),
-        preparation=budgets.preparation,
-        seconds=time.monotonic() - started,
+        seconds=ledger.spent(),
     )
     print(write_report(outcome))
     say(f"report: {out / 'report.md'}")
@@ -115,31 +153,8 @@ def write_shape(path: Path) -> Path:
     return path
 
 
-def prepare(config: DemoConfig, shape: Path) -> Budgets:
-    """Learn the vocabulary and tokenize the books, unless that is done, and share the time out.
-
-    A run that goes on keeps the shares that it began with.
-
-    Raises:
-        ValueError: the budget is too short, or another one than the run began with.
-    """
-    kept = config.out / "demo.json"
-    settings = {"budget": config.seconds, "seed": config.seed}
-    if kept.exists():
-        found = read_json(kept)
-        if found["settings"] != settings:
-            raise ValueError(
-                f"out: expected an empty directory, or a run with {settings}; "
-                f"{kept} has {found['settings']}"
-            )
-        return Budgets(**found["budgets"])
-    started = time.monotonic()
-    plan = recipe.pretraining(shape, config.out / "pretrain", config.seed, "1")
+def prepare(plan: PretrainConfig) -> None:
+    """Learn the vocabulary and tokenize the books, unless that is done."""
     tokenizer = find_tokenizer(plan)
     for files, purpose in ((plan.files, "train"), (plan.validation_files, "validation")):
         open_corpus(files, plan.out / "data" / purpose, tokenizer)
-    budgets = Budgets.split(config.seconds, time.monotonic() - started)
-    partial = kept.with_name(".demo.json.partial")
-    partial.write_text(json.dumps({"settings": settings, "budgets": vars(budgets)}, indent=1))
-    os.replace(partial, kept)
-    return budgets

@@ -73,12 +73,17 @@ def prepare(
     sources = describe_sources(paths)
     report = TextReport()
     tokenizer = copy(tokenizer)  # it counts what it meets; the caller's keeps its own counts
+    hidden = None if progress else True  # None: hidden where no terminal is
     is_packed = any(path.suffix in (".gz", ".xz") for path in paths)
     total = None if is_packed else sum(source["bytes"] for source in sources)
     with _directory_in_the_making(out) as partial:
         with (
             tqdm(
-                desc="prepare", total=total, unit="B", unit_scale=True, disable=not progress
+                desc="prepare",
+                total=total,
+                unit="B",
+                unit_scale=True,
+                disable=hidden,
             ) as bar,
             _Writer(partial, tokenizer, max_sentence_tokens) as writer,
         ):

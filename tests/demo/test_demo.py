@@ -9,12 +9,12 @@ from bert.cli import main
 from demo import recipe
 from demo import run as module
 from demo.config import DemoConfig
-from demo.run import Budgets
+from demo.run import Ledger
 
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """The demo's path on a slice of its data, with a tiny network and seconds of training."""
+    """The demo's path on a slice of its data, with a tiny network and 40 steps of training."""
     data = tmp_path / "data"
     for name, lines in (
         ("books/train-00.txt.xz", 400), ("books/train-01.txt.xz", 400),
@@ -29,7 +29,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "DATA", data)
     shape = replace(recipe.SHAPE, vocab_size=400, hidden_size=32, intermediate_size=64)
     monkeypatch.setattr(recipe, "SHAPE", shape)
-    monkeypatch.setattr(Budgets, "split", staticmethod(lambda total, spent: Budgets(spent, 3, 2)))
+    monkeypatch.setattr(Ledger, "budget", lambda ledger, part, share: "40")
     return DemoConfig(out=tmp_path / "out")
 
 
@@ -68,18 +68,31 @@ def test_interrupted_it_stops_where_it_was_and_goes_on(small, monkeypatch, capsy
 
 @pytest.mark.errors
 def test_another_budget_in_the_same_directory_is_refused(small):
-    shape = module.write_shape(small.out / "shape.json")
-    assert module.prepare(small, shape) == module.prepare(small, shape)
+    settings = {"budget": 360.0, "seed": 0}
+    Ledger(small.out / "demo.json", settings).save()
+    assert module.Ledger(small.out / "demo.json", settings).before < 1
     with pytest.raises(ValueError, match="^out: expected an empty directory, or a run with "):
-        module.prepare(replace(small, budget="7min"), shape)
+        module.run(replace(small, budget="7min"))
 
 
-def test_budgets_add_up():
-    shares = Budgets.split(360, 40)
-    spent = shares.preparation + shares.pretraining + 2 * shares.finetuning + recipe.RESERVE
-    assert spent == pytest.approx(360) and shares.pretraining > shares.finetuning
-    with pytest.raises(ValueError, match="^budget: expected at least 75s on this machine"):
-        Budgets.split(60, 40)
+def test_the_ledger_keeps_to_the_budget_over_all_starts(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    path, settings = tmp_path / "demo.json", {"budget": 360.0, "seed": 0}
+    ledger = Ledger(path, settings)
+    clock[0] += 40
+    first = ledger.budget("pretraining", 0.6)
+    assert first == f"{0.6 * (360 - 40 - recipe.RESERVE):.1f}s"
+    clock[0] += 100  # interrupted here
+    ledger.save()
+    clock[0] += 5000  # nobody is waiting
+    resumed = Ledger(path, settings)
+    assert resumed.spent() == 140 and resumed.budget("pretraining", 0.6) == first
+    clock[0] += 80
+    assert resumed.budget("finetuning", 0.5) == f"{(360 - 220 - recipe.RESERVE) / 2:.1f}s"
+    clock[0] += 200
+    with pytest.raises(ValueError, match="^budget: expected at least 465s on this machine"):
+        resumed.budget("more", 1)
 
 
 @pytest.mark.errors
