@@ -23,9 +23,9 @@ def guess(config, seqs, length, masked, monkeypatch):
         config,
         CPU,
         parameters=config.parameter_count(),
-        batch_tokens=seqs * length,
-        mean_length=length,
-        decoded_tokens=masked,
+        batch_tokens=float(seqs * length),
+        mean_length=float(length),
+        decoded_tokens=float(masked),
     )
 
 
