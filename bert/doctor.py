@@ -207,7 +207,7 @@ def greatest_differences(
     order = torch.tensor([0, 1, 0], device=device)
     outcomes: list[tuple[list[Tensor], list[Tensor]]] = []
     for kernels in (one, other):
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the same weights for both
             model = BertForPreTraining(config, kernels).to(device).eval()
         losses = model.losses(batch, masked, labels, order)
