@@ -27,7 +27,7 @@ TINY = BertConfig(
     intermediate_size=64,
     max_position_embeddings=40,
     hidden_dropout_prob=0.1,
-    attention_probs_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.1,
     initializer_range=0.1,
 )
 

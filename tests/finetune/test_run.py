@@ -137,6 +137,18 @@ def test_a_pretrained_encoder_is_taken_and_its_head_is_new(make_config, tmp_path
     assert not same(model.bert.state_dict(), drawn.bert.state_dict())
 
 
+def test_the_head_of_an_earlier_task_is_not_taken(make_config, tmp_path, tokenizer):
+    for names in (["x", "y", "z"], ["bad", "good"]):
+        earlier = BertForSequenceClassification(TINY.with_labels(names))
+        save_pretrained(earlier, tmp_path / "earlier", tokenizer)
+        config = make_config(model=str(tmp_path / "earlier"), from_scratch=False)
+        model = prepare(config).build_model(choose_hardware(config.training))
+        assert same(model.bert.state_dict(), earlier.bert.state_dict())
+        assert model.config.id2label == {0: "bad", 1: "good"}
+        assert model.classifier.weight.shape == (2, TINY.hidden_size)
+        assert not torch.equal(model.classifier.weight, earlier.classifier.weight[:2])
+
+
 def test_a_preset_takes_the_tokenizers_vocabulary(make_config, scratch, tokenizer):
     config = make_config(model="tiny", tokenizer=scratch, from_scratch=False)
     assert prepare(config).encoder.vocab_size == tokenizer.vocab_size
