@@ -42,7 +42,7 @@ def slow_counts(corpus, window):
 
 
 @pytest.mark.parametrize("window", [1, 3])
-@pytest.mark.parametrize("piece", [1 << 19, 7])
+@pytest.mark.parametrize("piece", [1 << 22, 7])
 def test_counts_are_the_definitions_and_stay_in_documents(corpus, window, piece, monkeypatch):
     monkeypatch.setattr(module, "_PIECE", piece)
     counts = count_neighbours(corpus, window).to_dense().numpy()
