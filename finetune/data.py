@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from kernels import PackedSequences
 CHUNK = 1024
 
 
+@runtime_checkable
 class Encoded(Protocol):
     """A tokenized row."""
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from bert.text import TextReport
 from finetune.tables import USUAL_NAMES, decode_line
@@ -61,6 +61,28 @@ class PredictConfig:
                 raise ValueError(f"{name}: expected {least} or more, got {value}")
 
 
+@runtime_checkable
+class Source(Protocol):
+    """Where bytes come from, such as the standard input's buffer."""
+
+    def readline(self, size: int, /) -> bytes:
+        """Return a line with its end, or its first `size` bytes; nothing at the end."""
+        ...
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where text goes, such as the standard output."""
+
+    def write(self, text: str, /) -> object:
+        """Take some text."""
+        ...
+
+    def flush(self) -> object:
+        """Pass on what was taken."""
+        ...
+
+
 class InputRow(NamedTuple):
     """A row of the input: its texts, or why there are none."""
 
@@ -95,10 +117,10 @@ def run(config: PredictConfig) -> int:
 
 def predict(
     predictor: "Predictor",
-    source: IO[bytes],
-    sink: IO[str],
+    source: Source,
+    sink: Sink,
     config: PredictConfig,
-    messages: IO[str] | None = None,
+    messages: Sink | None = None,
 ) -> PredictCounts:
     """Write a line to `sink` for each line of `source`.
 
@@ -162,7 +184,7 @@ def windows(rows: Iterable[InputRow], size: int) -> Iterator[list[InputRow]]:
         yield window
 
 
-def read_rows(source: IO[bytes], format: str, report: TextReport) -> Iterator[InputRow]:
+def read_rows(source: Source, format: str, report: TextReport) -> Iterator[InputRow]:
     """Yield a row for each line, numbered from 1; never raises because of what a line holds."""
     parse = {"text": _from_text, "jsonl": _from_json}[format]
     for number, raw in enumerate(_lines(source), start=1):
@@ -177,7 +199,7 @@ def read_rows(source: IO[bytes], format: str, report: TextReport) -> Iterator[In
             yield InputRow(number, error=str(error))
 
 
-def _lines(source: IO[bytes]) -> Iterator[bytes | None]:
+def _lines(source: Source) -> Iterator[bytes | None]:
     """Yield the lines; None for one that is too long to be kept."""
     while line := source.readline(LONGEST_LINE + 1):
         if len(line) <= LONGEST_LINE:

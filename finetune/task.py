@@ -7,7 +7,7 @@ reports, the saved model.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from bert.config import BertConfig
 from bert.tokenization import Tokenizer
@@ -15,6 +15,7 @@ from bert.training.objective import Batches, Objective
 from finetune.config import FinetuneConfig
 
 
+@runtime_checkable
 class Rows(Protocol):
     """A file of examples, tokenized and in memory."""
 
@@ -33,6 +34,7 @@ class Rows(Protocol):
         ...
 
 
+@runtime_checkable
 class EpochBatches(Batches[Any], Protocol):
     """Micro-batches that go through the rows again and again."""
 
@@ -52,6 +54,7 @@ class EpochBatches(Batches[Any], Protocol):
         ...
 
 
+@runtime_checkable
 class Scores(Protocol):
     """What an evaluation found."""
 
@@ -72,6 +75,7 @@ class Scores(Protocol):
 RowsT = TypeVar("RowsT", bound=Rows)
 
 
+@runtime_checkable
 class Task(Protocol[RowsT]):
     """A kind of problem. `read` and `head` make all checks of the data: before the first step."""
 

@@ -1,6 +1,7 @@
 """From labels to classes, from rows to packed micro-batches."""
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.config import Columns
-from finetune.data import LabelledBatches, TokenRows, read_rows
+from finetune.data import LabelledBatches, LabelledRows, TokenRows, read_rows
 from finetune.labels import class_of, name_classes
+from finetune.tables import Table
 from tests.finetune.conftest import write_tsv
 
 
@@ -145,14 +147,12 @@ def test_a_label_that_is_no_class_is_told(names, label, message):
 # --- micro-batches ---------------------------------------------------------------------------
 
 
-class Rows(SimpleNamespace):
-    def __len__(self):
-        return len(self.labels)
-
-
 def make_batches(count, batch_size, seed=0):
     tokens = token_rows([[i] * (1 + i % 5) for i in range(count)])
-    return LabelledBatches(Rows(tokens=tokens, labels=np.arange(count)), batch_size, seed)
+    table = Table(Path("rows.tsv"), Columns("text", None, "label"), ("text", "label"))
+    return LabelledBatches(
+        LabelledRows(table, tokens, np.arange(count), ("a",), 32), batch_size, seed
+    )
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 5))

@@ -45,15 +45,17 @@ def test_the_activations_are_what_a_forward_pass_keeps(dropout, hidden, heads, i
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
-    guess = estimate(config, CPU, parameters=1, batch_tokens=8 * length, mean_length=length)
+    guess = estimate(
+        config, CPU, parameters=1, batch_tokens=8.0 * length, mean_length=float(length)
+    )
     assert guess.activation_bytes == pytest.approx(saved_bytes(config, [length] * 8), rel=0.05)
 
 
 def test_the_time_grows_with_the_work():
     config = BertConfig.preset("tiny")
     small, large = (
-        estimate(config, CPU, parameters=1, batch_tokens=tokens, mean_length=32, accumulation=2)
-        for tokens in (64, 4096)
+        estimate(config, CPU, parameters=1, batch_tokens=tokens, mean_length=32.0, accumulation=2)
+        for tokens in (64.0, 4096.0)
     )
     assert large.step_seconds > 8 * small.step_seconds > 0
 
