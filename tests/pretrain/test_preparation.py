@@ -194,8 +194,11 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
     assert corpus.tokens.tolist() == [1, 5]
 
 
-def test_progress_is_drawn_on_request(tmp_path, capsys):
+def test_progress_is_drawn_on_a_terminal_unless_unwanted(tmp_path, capsys, monkeypatch):
     text = write_text(tmp_path / "text.txt", DOCUMENTS_OF_TEXT)
+    prepare([text], tmp_path / "no terminal", TOKENIZER)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     prepare([text], tmp_path / "quiet", TOKENIZER, progress=False)
     assert capsys.readouterr() == ("", "")
     prepare([text], tmp_path / "corpus", TOKENIZER)
