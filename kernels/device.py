@@ -71,6 +71,22 @@ def row_programs(device: torch.device, tokens: int, block_rows: int) -> tuple[in
 
 
 @cache
+def architecture(device: torch.device) -> str:
+    """Name what a GPU's kernels are compiled for, as sm90 or gfx942; "" is the interpreter."""
+    if device.type == "cpu":
+        return ""
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm{major}{minor}"
+
+
+def dot_precision() -> str:
+    """Say how float32 is multiplied: exactly, unless PyTorch was told that tf32 is good enough."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+@cache
 def multiprocessors(device: torch.device) -> int:
     """Count the multiprocessors (AMD: compute units) that programs can run on at once."""
     if device.type == "cpu":

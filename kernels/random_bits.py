@@ -58,6 +58,46 @@ def keep_rows(seed_ptr, stream, threshold, rows, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def keep_attention(
+    seed, stream, threshold, sequence, head, query, key,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, TRANSPOSED: tl.constexpr,
+):  # fmt: skip
+    """Draw the mask of a tile of attention probabilities: `kernels.philox.keep_attention`.
+
+    The tile is [QUERIES, KEYS] from (query, key) on, [KEYS, QUERIES] if transposed; `query` is a
+    multiple of 16 and `key` of 32. Tensor cores leave a tile of sums in registers so that a thread
+    holds, of each 16 × 32 block, places 8 rows and 8 columns apart; the layout gives those eight
+    to one counter: word 2·(row // 8 % 2) + column // 8 % 2, half column // 16 % 2. So the axes
+    that `join` makes are set between the others, and no element changes its thread.
+    """
+    if TRANSPOSED:
+        # Both halves of a counter are apart by 16 rows here: each row shifts its own half up.
+        column = query // 2 + tl.arange(0, QUERIES // 2)[None, :]
+        line = tl.arange(0, KEYS // 2)
+        row = (key // 4 + line // 16 * 8 + line % 8)[:, None]
+        zero = tl.zeros_like(row + column)
+        w0, w1, w2, w3 = philox(
+            seed, column + zero, row + zero, zero + sequence, zero + (stream * 65536 + head)
+        )
+        up = (16 - line // 8 % 2 * 16).to(tl.uint32)[:, None]
+        bits = tl.join(tl.join(w0 << up, w1 << up), tl.join(w2 << up, w3 << up))
+        bits = bits.reshape(KEYS // 16, 8, QUERIES // 16, 8, 2, 2)  # key 8, query 8: b, a
+        bits = bits.permute(0, 4, 1, 2, 5, 3).reshape(KEYS, QUERIES)
+    else:
+        row = query // 2 + tl.arange(0, QUERIES // 2)[:, None]
+        column = key // 4 + tl.arange(0, KEYS // 4)[None, :]
+        zero = tl.zeros_like(row + column)
+        w0, w1, w2, w3 = philox(
+            seed, row + zero, column + zero, zero + sequence, zero + (stream * 65536 + head)
+        )
+        words = tl.join(tl.join(w0, w1), tl.join(w2, w3))
+        bits = tl.join(words << 16, words)
+        bits = bits.reshape(QUERIES // 16, 8, KEYS // 32, 8, 2, 2, 2)  # … column 8, row 8, half
+        bits = bits.permute(0, 5, 1, 2, 6, 4, 3).reshape(QUERIES, KEYS)
+    return bits >= (threshold.to(tl.uint32) << 16)
+
+
+@triton.jit
 def dropout_scale(threshold, dtype: tl.constexpr):
     """One over the exact probability of keeping: what kept elements are multiplied by."""
     return 65536.0 / (65536 - threshold).to(dtype)
