@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kernels import add_layer_norm, column_sums, layer_norm
+from kernels import add_layer_norm, column_sums, cross_entropy, layer_norm
 
 HIDDEN = 768
+VOCAB = 30522
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,36 @@ def column_sums_cases() -> list[Case]:
     ]
 
 
-FAMILIES: tuple[Callable[[], list[Case]], ...] = (layer_norm_cases, column_sums_cases)
+def cross_entropy_cases() -> list[Case]:
+    """The masked-LM loss of a row; its logits don't leave the second level cache."""
+    padded = cross_entropy.padded_vocab(VOCAB)
+    tile = cross_entropy.tile(padded)
+    constants = {
+        "LOG2E": cross_entropy.LOG2E,
+        "IGNORED": cross_entropy.IGNORED,
+        "VOCAB": VOCAB,
+        "PADDED": padded,
+        **tile,
+    }
+    types = {"logits_ptr": "*bf16", "bias_ptr losses_ptr": "*fp32", "labels_ptr": "*i64"}
+    return [
+        Case(
+            name,
+            cross_entropy.cross_entropy_kernel,
+            types,
+            {"HAS_GRADIENT": has_gradient} | constants,
+            tile["BLOCK"],
+            per="loop",
+        )
+        for name, has_gradient in (("cross_entropy", False), ("cross_entropy, gradient", True))
+    ]
+
+
+FAMILIES: tuple[Callable[[], list[Case]], ...] = (
+    layer_norm_cases,
+    column_sums_cases,
+    cross_entropy_cases,
+)
 
 
 def cases(architecture: str) -> list[Case]:
