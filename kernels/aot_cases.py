@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kernels import add_layer_norm, column_sums, cross_entropy, layer_norm
+from kernels import add_layer_norm, bias_gelu, column_sums, cross_entropy, layer_norm
 
 HIDDEN = 768
 VOCAB = 30522
@@ -91,6 +91,40 @@ def layer_norm_cases() -> list[Case]:
     return cases
 
 
+def bias_gelu_cases() -> list[Case]:
+    """Both forms of GELU, over the features inside a feed-forward network."""
+    tile = bias_gelu.tile(4 * HIDDEN)
+    elements = tile["BLOCK_ROWS"] * tile["BLOCK_COLUMNS"]
+    types = {
+        "x_ptr y_ptr dy_ptr dx_ptr bias_ptr": "*bf16",
+        "partials_ptr": "*fp32",
+        "tokens rows_per_program": "i32",
+    }
+    cases = []
+    for form in ("erf", "tanh"):
+        constants = {"TANH": form == "tanh", "FEATURES": 4 * HIDDEN} | tile
+        cases += [
+            Case(
+                f"bias_gelu forward, {form}",
+                bias_gelu.bias_gelu_forward_kernel,
+                types,
+                constants,
+                elements,
+                bytes_per_element=4,
+            ),
+            Case(
+                f"bias_gelu backward, {form}",
+                bias_gelu.bias_gelu_backward_kernel,
+                types,
+                constants,
+                elements,
+                per="loop",
+                bytes_per_element=6,
+            ),
+        ]
+    return cases
+
+
 def column_sums_cases() -> list[Case]:
     """The sums that the backward kernels leave to be added."""
     tile = {"BLOCK_ROWS": 32, "BLOCK_COLUMNS": column_sums.BLOCK_COLUMNS, "num_warps": 4}
@@ -137,6 +171,7 @@ FAMILIES: tuple[Callable[[], list[Case]], ...] = (
     layer_norm_cases,
     column_sums_cases,
     cross_entropy_cases,
+    bias_gelu_cases,
 )
 
 

@@ -58,14 +58,17 @@ def power_of_two(count: int) -> int:
     return 1 << max(count - 1, 0).bit_length()
 
 
-def row_programs(device: torch.device, tokens: int, block_rows: int) -> tuple[int, int]:
+def row_programs(
+    device: torch.device, tokens: int, block_rows: int, side_by_side: int = 1
+) -> tuple[int, int]:
     """Share rows among programs that each walk through a run of them, in tiles of block_rows.
 
-    Returns the number of programs, at most 8 a multiprocessor (their loads hide each other's
-    latency), and the rows of each. The split depends on the tokens and the GPU's model alone, so
-    sums over a program's rows come out the same in every run.
+    Returns the number of runs and the rows of each. With so many programs side by side on a run,
+    there are about 8 programs a multiprocessor at most (their loads hide each other's latency).
+    The split depends on the sizes and the GPU's model alone, so sums over a program's rows come
+    out the same every time.
     """
-    most = multiprocessors(device) * 8
+    most = tiles_for(multiprocessors(device) * 8, side_by_side)
     rows_per_program = tiles_for(tiles_for(tokens, most), block_rows) * block_rows
     return tiles_for(tokens, rows_per_program), rows_per_program
 
