@@ -20,7 +20,8 @@ def philox(seed, c0, c1, c2, c3):
     """Turn a counter of four 32-bit words into four random words (Salmon et al. 2011).
 
     Each product is one 32 × 32 → 64-bit multiplication, which is one instruction; asking for its
-    halves apart would be two.
+    halves apart would be two. The upper half is taken last, since LLVM would else join it with the
+    lower half of the round before in 64 bits, and take the product apart.
     """
     k0 = seed.to(tl.uint32)
     k1 = (seed >> 32).to(tl.uint32)
@@ -29,9 +30,9 @@ def philox(seed, c0, c1, c2, c3):
     for _ in tl.static_range(7):
         a = c0.to(tl.uint64) * 0xD2511F53
         b = c2.to(tl.uint64) * 0xCD9E8D57
-        c0 = (b >> 32).to(tl.uint32) ^ c1 ^ k0
+        c0 = c1 ^ k0 ^ (b >> 32).to(tl.uint32)
         c1 = b.to(tl.uint32)
-        c2 = (a >> 32).to(tl.uint32) ^ c3 ^ k1
+        c2 = c3 ^ k1 ^ (a >> 32).to(tl.uint32)
         c3 = a.to(tl.uint32)
         k0 = tl.add(k0, 0x9E3779B9, sanitize_overflow=False)
         k1 = tl.add(k1, 0xBB67AE85, sanitize_overflow=False)
@@ -67,34 +68,45 @@ def keep_attention(
     The tile is [QUERIES, KEYS] from (query, key) on, [KEYS, QUERIES] if transposed; `query` is a
     multiple of 16 and `key` of 32. Tensor cores leave a tile of sums in registers so that a thread
     holds, of each 16 × 32 block, places 8 rows and 8 columns apart; the layout gives those eight
-    to one counter: word 2·(row // 8 % 2) + column // 8 % 2, half column // 16 % 2. So the axes
-    that `join` makes are set between the others, and no element changes its thread.
+    to one counter: word 2·(row // 8 % 2) + column // 8 % 2, half column // 16 % 2. So each choice
+    is an axis of two, which is set between the others, and no element changes its thread: the
+    compiler sees which of the two an element takes. (`tl.join` would say the same, but a product
+    whose operand comes from it gets another layout: on an A100 a fifth more instructions.)
     """
+    two = tl.arange(0, 2)
     if TRANSPOSED:
         # Both halves of a counter are apart by 16 rows here: each row shifts its own half up.
         column = query // 2 + tl.arange(0, QUERIES // 2)[None, :]
         line = tl.arange(0, KEYS // 2)
         row = (key // 4 + line // 16 * 8 + line % 8)[:, None]
         zero = tl.zeros_like(row + column)
-        w0, w1, w2, w3 = philox(
+        words = philox(
             seed, column + zero, row + zero, zero + sequence, zero + (stream * 65536 + head)
         )
-        up = (16 - line // 8 % 2 * 16).to(tl.uint32)[:, None]
-        bits = tl.join(tl.join(w0 << up, w1 << up), tl.join(w2 << up, w3 << up))
-        bits = bits.reshape(KEYS // 16, 8, QUERIES // 16, 8, 2, 2)  # key 8, query 8: b, a
-        bits = bits.permute(0, 4, 1, 2, 5, 3).reshape(KEYS, QUERIES)
+        up = (16 - line // 8 % 2 * 16).to(tl.uint32)[:, None, None, None]
+        bits = _choose(words, two[None, None, :, None], two[None, None, None, :]) << up
+        bits = bits.reshape(KEYS // 16, 8, QUERIES // 16, 8, 2, 2)  # key 8, query 8: a, b
+        bits = bits.permute(0, 5, 1, 2, 4, 3).reshape(KEYS, QUERIES)
     else:
         row = query // 2 + tl.arange(0, QUERIES // 2)[:, None]
         column = key // 4 + tl.arange(0, KEYS // 4)[None, :]
         zero = tl.zeros_like(row + column)
-        w0, w1, w2, w3 = philox(
+        words = philox(
             seed, row + zero, column + zero, zero + sequence, zero + (stream * 65536 + head)
         )
-        words = tl.join(tl.join(w0, w1), tl.join(w2, w3))
-        bits = tl.join(words << 16, words)
-        bits = bits.reshape(QUERIES // 16, 8, KEYS // 32, 8, 2, 2, 2)  # … column 8, row 8, half
-        bits = bits.permute(0, 5, 1, 2, 6, 4, 3).reshape(QUERIES, KEYS)
+        bits = _choose(words, two[None, None, :, None], two[None, None, None, :])[:, :, :, :, None]
+        bits = tl.where(two[None, None, None, None, :] == 0, bits << 16, bits)
+        bits = bits.reshape(QUERIES // 16, 8, KEYS // 32, 8, 2, 2, 2)  # … row 8, column 8, half
+        bits = bits.permute(0, 4, 1, 2, 6, 5, 3).reshape(QUERIES, KEYS)
     return bits >= (threshold.to(tl.uint32) << 16)
+
+
+@triton.jit
+def _choose(words, a, b):
+    """Take word 2a + b of each counter, along two new axes."""
+    w0, w1 = words[0][:, :, None, None], words[1][:, :, None, None]
+    w2, w3 = words[2][:, :, None, None], words[3][:, :, None, None]
+    return tl.where(a == 0, tl.where(b == 0, w0, w1), tl.where(b == 0, w2, w3))
 
 
 @triton.jit
