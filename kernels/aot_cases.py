@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kernels import add_layer_norm, bias_gelu, column_sums, cross_entropy, layer_norm
+from kernels import add_layer_norm, bias_gelu, column_sums, cross_entropy, lamb, layer_norm
 
 HIDDEN = 768
 VOCAB = 30522
@@ -167,10 +167,30 @@ def cross_entropy_cases() -> list[Case]:
     ]
 
 
+def lamb_cases() -> list[Case]:
+    """The two halves of an optimiser step, on a tensor whose size four divides."""
+    types = {
+        "table_ptr places_ptr": "*i64",
+        "partials_ptr": "*fp32",
+        "chunks": "i32",
+        "rest1 rest2 rate correction1 correction2 eps decay": "fp32",
+    }
+    tile = {"ALIGNED": True, "CHUNK": lamb.CHUNK, "BLOCK": lamb.BLOCK, "num_warps": 4}
+    kernels = (
+        ("lamb moments", lamb.lamb_moments_kernel, {}, 24),
+        ("lamb apply", lamb.lamb_apply_kernel, {"ADAPTED": True}, 16),
+    )
+    return [
+        Case(name, kernel, types, tile | flags, lamb.BLOCK, "loop", moved)
+        for name, kernel, flags, moved in kernels
+    ]
+
+
 FAMILIES: tuple[Callable[[], list[Case]], ...] = (
     layer_norm_cases,
     column_sums_cases,
     cross_entropy_cases,
+    lamb_cases,
     bias_gelu_cases,
 )
 

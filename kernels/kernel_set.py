@@ -112,6 +112,19 @@ class EmbeddingTables(NamedTuple):
     token_type: Float[Tensor, "types hidden"]
 
 
+class LambSettings(NamedTuple):
+    """What one step of LAMB is told, for a group of tensors."""
+
+    learning_rate: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    is_adapted: bool
+    """Whether a tensor's step is as long as the learning rate times the tensor's own norm."""
+    step: int
+    """Counted from 1."""
+
+
 @runtime_checkable
 class Attention(Protocol):
     """Softmax(query·keyᵀ / √head_dim)·value within each sequence, in both directions.
@@ -240,6 +253,27 @@ class DropoutOp(Protocol):
     ) -> Float[Tensor, "rows features"]: ...
 
 
+@runtime_checkable
+class LambStep(Protocol):
+    """One step of LAMB, in place, for each tensor by itself (You et al. 2020, algorithm 2).
+
+    mean ← β₁·mean + (1 − β₁)·g            square ← β₂·square + (1 − β₂)·g²
+    u = (mean / (1 − β₁ᵗ)) / (√(square / (1 − β₂ᵗ)) + eps) + decay·x
+    x ← x − rate · ‖x‖/‖u‖ · u
+
+    The ratio of norms is 1 where either is zero, and where the group is not adapted.
+    """
+
+    def __call__(  # noqa: D102
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        settings: LambSettings,
+    ) -> None: ...
+
+
 @dataclass(frozen=True)
 class KernelSet:
     """One implementation of every operation. Swap one with `dataclasses.replace`."""
@@ -253,6 +287,7 @@ class KernelSet:
     embedding_layer_norm: EmbeddingLayerNorm
     linear_cross_entropy: LinearCrossEntropy
     dropout: DropoutOp
+    lamb_step: LambStep
 
     def __repr__(self) -> str:
         return f"KernelSet({self.name})"

@@ -16,6 +16,7 @@ from kernels.kernel_set import (
     EmbeddingTables,
     GeluForm,
     KernelSet,
+    LambSettings,
     PackedSequences,
 )
 from kernels.philox import keep_attention, keep_rows
@@ -159,6 +160,26 @@ def linear_cross_entropy(
     return -logits.log_softmax(-1)[rows, labels[counted]].sum()
 
 
+@torch.no_grad()
+def lamb_step(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    settings: LambSettings,
+) -> None:
+    """See `kernel_set.LambStep`."""
+    rate, (beta1, beta2), eps, decay, is_adapted, t = settings
+    for x, g, mean, square in zip(parameters, gradients, means, squares, strict=True):
+        mean.copy_(beta1 * mean + (1 - beta1) * g)
+        square.copy_(beta2 * square + (1 - beta2) * g**2)
+        denominator = torch.sqrt(square / (1 - beta2**t)) + eps
+        update = mean / (1 - beta1**t) / denominator + decay * x
+        length, norm = torch.linalg.vector_norm(x), torch.linalg.vector_norm(update)
+        ratio = length / norm if is_adapted and length > 0 and norm > 0 else 1.0
+        x.copy_(x - rate * ratio * update)
+
+
 REFERENCE = KernelSet(
     name="REFERENCE",
     attention=attention,
@@ -169,4 +190,5 @@ REFERENCE = KernelSet(
     embedding_layer_norm=embedding_layer_norm,
     linear_cross_entropy=linear_cross_entropy,
     dropout=dropout,
+    lamb_step=lamb_step,
 )

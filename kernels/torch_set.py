@@ -20,6 +20,7 @@ from kernels.kernel_set import (
     EmbeddingTables,
     GeluForm,
     KernelSet,
+    LambSettings,
     PackedSequences,
 )
 
@@ -247,6 +248,35 @@ def linear_cross_entropy(
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
+@torch.no_grad()
+def lamb_step(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    settings: LambSettings,
+) -> None:
+    """See `kernel_set.LambStep`; each line is one call for all tensors."""
+    rate, (beta1, beta2), eps, decay, is_adapted, t = settings
+    if not parameters:
+        return
+    torch._foreach_lerp_(means, gradients, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+    denominators = torch._foreach_sqrt(squares)
+    torch._foreach_div_(denominators, math.sqrt(1 - beta2**t))
+    torch._foreach_add_(denominators, eps)
+    updates = torch._foreach_div(means, denominators)
+    torch._foreach_div_(updates, 1 - beta1**t)
+    torch._foreach_add_(updates, parameters, alpha=decay)
+    if is_adapted:
+        lengths = torch.stack(torch._foreach_norm(parameters))
+        norms = torch.stack(torch._foreach_norm(updates))
+        ratios = torch.where((lengths > 0) & (norms > 0), lengths / norms, 1.0)
+        torch._foreach_mul_(updates, ratios.unbind())
+    torch._foreach_add_(parameters, updates, alpha=-rate)
+
+
 TORCH = KernelSet(
     name="TORCH",
     attention=attention,
@@ -257,4 +287,5 @@ TORCH = KernelSet(
     embedding_layer_norm=embedding_layer_norm,
     linear_cross_entropy=linear_cross_entropy,
     dropout=dropout,
+    lamb_step=lamb_step,
 )

@@ -35,6 +35,8 @@ class TrainingConfig:
 
     budget: str | None = None
     """How long to train: steps (500) or wall clock (90s, 6min, 1h30min)."""
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    """AdamW, or LAMB (You et al. 2020) for batches of many thousands of sequences."""
     learning_rate: float = 1e-4
     """The highest learning rate, reached where the warm-up ends."""
     warmup: float = 0.1
@@ -42,9 +44,9 @@ class TrainingConfig:
     schedule: Literal["linear", "constant"] = "linear"
     """After the warm-up: fall linearly to zero, or stay."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay of the mean of the gradient and of its square."""
+    """Decay of the mean of the gradient and of its square."""
     eps: float = 1e-6
-    """AdamW's epsilon."""
+    """What is added to the root of the mean square."""
     weight_decay: float = 0.01
     """Decoupled weight decay; biases and LayerNorm weights have none."""
     max_grad_norm: float | None = 1.0
@@ -76,6 +78,7 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None:
                 parse_span(name, value)
+        self._require("optimizer", "adamw or lamb", self.optimizer in ("adamw", "lamb"))
         self._require("learning_rate", "a positive number", 0 < self.learning_rate < math.inf)
         self._require("warmup", "a share in [0, 1)", 0 <= self.warmup < 1)
         self._require("schedule", "linear or constant", self.schedule in ("linear", "constant"))

@@ -22,7 +22,7 @@ class Estimate:
 
     parameters: int
     state_bytes: int
-    """Weights, their gradients, and AdamW's two means of each."""
+    """Weights, their gradients, and the optimiser's two means of each."""
     activation_bytes: int
     """What a micro-batch's forward pass keeps for the backward pass."""
     step_seconds: float

@@ -1,9 +1,13 @@
-"""AdamW, with weight decay for matrices only."""
+"""AdamW or LAMB, with weight decay for matrices only."""
+
+from typing import Any
 
 import torch
 from torch import nn
 
 from bert.training.config import TrainingConfig
+from bert.training.lamb import Lamb
+from kernels import best_for
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -15,11 +19,12 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not name.rpartition(".")[2].endswith("bias")
 
 
-def build_optimizer(objective: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Make AdamW (Loshchilov and Hutter 2019) over the trainable parameters, in named groups.
+def build_optimizer(objective: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Make the optimiser over the trainable parameters, in named groups.
 
-    A tied parameter has one place, under its first name. The fused kernel is taken where torch
-    has one for the device.
+    A tied parameter has one place, under its first name. AdamW (Loshchilov and Hutter 2019) takes
+    torch's fused kernel where there is one for the device, LAMB the one of `best_for` the device;
+    as in its authors' code, what has no weight decay has no trust ratio.
 
     Raises:
         ValueError: nothing is trainable.
@@ -35,17 +40,18 @@ def build_optimizer(objective: nn.Module, config: TrainingConfig) -> torch.optim
     for name, parameter in trainable.items():
         members["decay" if is_decayed(name, parameter) else "no_decay"].append(parameter)
     decays = {"decay": config.weight_decay, "no_decay": 0.0}
-    return torch.optim.AdamW(
-        [
-            {"name": group, "params": parameters, "weight_decay": decays[group]}
-            for group, parameters in members.items()
-            if parameters
-        ],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        fused=all(parameter.device.type in ("cpu", "cuda") for parameter in trainable.values()),
-    )
+    groups: list[dict[str, Any]] = [
+        {"name": group, "params": parameters, "weight_decay": decays[group]}
+        for group, parameters in members.items()
+        if parameters
+    ]
+    settings = {"lr": config.learning_rate, "betas": config.betas, "eps": config.eps}
+    device = next(iter(trainable.values())).device
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **settings, fused=device.type in ("cpu", "cuda"))
+    for group in groups:
+        group["is_adapted"] = group["name"] == "decay"
+    return Lamb(groups, **settings, kernels=best_for(device))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

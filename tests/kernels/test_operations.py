@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import REFERENCE, TORCH, Dropout, KernelSet, PackedSequences
-from kernels.kernel_set import EmbeddingIndices, EmbeddingTables
+from kernels.kernel_set import EmbeddingIndices, EmbeddingTables, LambSettings
 from tests.tolerance import assert_near, assert_parity
 
 SETS = [TORCH]
@@ -175,6 +175,30 @@ def test_linear_cross_entropy(kernels, dtype, masked):
     labels[::4] = -100
     arguments = [normal(masked, 24), normal(17, 24), normal(17), labels]
     assert_parity(kernels.linear_cross_entropy, REFERENCE.linear_cross_entropy, arguments, dtype)
+
+
+@by_set
+@pytest.mark.parametrize("is_adapted", [True, False])
+def test_lamb_step(kernels, is_adapted):
+    """Three steps; the first tensor's norm is zero, and the second's gradient."""
+
+    def after(operation, dtype):
+        parameters = [normal(3, 4, seed=s).to(dtype) for s in range(4)] + [normal(5).to(dtype)]
+        means, squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+        parameters[0].zero_()
+        for step in (1, 2, 3):
+            gradients = [normal(*p.shape, seed=step).to(dtype) for p in parameters]
+            gradients[1].zero_()
+            settings = LambSettings(0.1, (0.9, 0.99), 1e-6, 0.0, is_adapted, step)
+            operation(parameters, gradients, means, squares, settings)
+        return [*parameters, *means, *squares]
+
+    got = after(kernels.lamb_step, torch.float32)
+    truth, baseline = (
+        after(REFERENCE.lamb_step, dtype) for dtype in (torch.float64, torch.float32)
+    )
+    for index, (g, t, b) in enumerate(zip(got, truth, baseline, strict=True)):
+        assert_near(f"tensor {index}", g, t, b, torch.float32)
 
 
 def drop(p=0.3, seed=11, stream=2):

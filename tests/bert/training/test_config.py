@@ -16,6 +16,7 @@ from bert.training.span import Span
         ("budget", "0"),
         ("evaluate_every", "6m"),
         ("checkpoint_every", "-1"),
+        ("optimizer", "sgd"),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
         ("learning_rate", float("inf")),
@@ -60,8 +61,8 @@ def test_every_field_is_explained_below_it():
 
 def test_the_identity_is_all_that_makes_the_numbers():
     assert TrainingConfig().identity().keys() == {
-        "learning_rate", "warmup", "schedule", "betas", "eps", "weight_decay", "max_grad_norm",
-        "accumulation", "precision", "seed",
+        "optimizer", "learning_rate", "warmup", "schedule", "betas", "eps", "weight_decay",
+        "max_grad_norm", "accumulation", "precision", "seed",
     }  # fmt: skip
     names = {field.name for field in fields(TrainingConfig)}
     assert names - TrainingConfig().identity().keys() == CHANGEABLE

@@ -127,6 +127,17 @@ def test_stopped_while_a_batch_is_prepared_it_ends_bit_equal(tmp_path, never_sto
         assert_same(trace(run_dir, result.checkpoint, first.seen + second.seen), never_stopped)
 
 
+def test_stopped_in_any_step_lamb_ends_bit_equal(tmp_path):
+    whole = ToyObjective()
+    result = run(tmp_path / "whole", whole, optimizer="lamb")
+    expected = trace(tmp_path / "whole", result.checkpoint, whole.seen)
+    for at in range(1, MICRO_BATCHES + 1, ACCUMULATION):
+        run_dir, first, second = tmp_path / str(at), ToyObjective(), ToyObjective()
+        run(run_dir, first, batches=StoppingBatches(Stop(at)), optimizer="lamb")
+        result = run(run_dir, second, optimizer="lamb")
+        assert_same(trace(run_dir, result.checkpoint, first.seen + second.seen), expected)
+
+
 def test_stopped_again_and_again_it_ends_bit_equal(tmp_path, never_stopped):
     seen, stops = [], 0
     while True:
@@ -176,6 +187,7 @@ def test_a_longer_budget_goes_on_with_a_finished_run(tmp_path):
 
 
 OTHER = {
+    "optimizer": "lamb",
     "learning_rate": 0.01,
     "warmup": 0.0,
     "schedule": "constant",
