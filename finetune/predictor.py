@@ -14,6 +14,7 @@ from bert.training.config import TrainingConfig
 from bert.training.hardware import Hardware, choose_hardware
 from finetune.classification import EVALUATION_TOKENS, predict_logits
 from finetune.data import TokenRows
+from kernels import best_for
 
 PROBABILITY_DIGITS = 6
 
@@ -87,7 +88,9 @@ class Predictor:
         if threads is not None:
             torch.set_num_threads(threads)
         directory = model_directory(Path(path))
-        model, report = load_with_report(directory, BertForSequenceClassification)
+        model, report = load_with_report(
+            directory, BertForSequenceClassification, kernels=best_for(hardware.device)
+        )
         drawn = [*report.missing, *report.mismatched]
         if drawn:
             raise ValueError(

@@ -32,7 +32,7 @@ from bert.training.hardware import choose_hardware
 from bert.training.loop import train
 from bert.training.progress import say
 from bert.training.result import TrainingResult
-from kernels import best_for
+from kernels import KernelSet, best_for
 from pretrain.batches import PretrainingBatch, PretrainingBatches, held_out_batches
 from pretrain.config import PretrainConfig
 from pretrain.corpus import Corpus
@@ -93,13 +93,14 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     )
     held_out = _held_out(config, tokenizer)
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
-    model = build_model(config, model_config)
+    kernels = best_for(hardware.device)
+    model = build_model(config, model_config, kernels)
     if config.word_vectors and config.is_drawn:
         start_from_counts(model, corpus, unigram, config.seed)
     say(
-        f"{model_config.parameter_count():,} parameters, kernels "
-        f"{best_for(hardware.device).name}; an epoch is {batches.batches_per_epoch:,} "
-        f"micro-batches, {corpus.manifest['tokens']:,} tokens of text"
+        f"{model_config.parameter_count():,} parameters, kernels {kernels.name}; "
+        f"an epoch is {batches.batches_per_epoch:,} micro-batches, "
+        f"{corpus.manifest['tokens']:,} tokens of text"
     )
 
     def judge() -> Mapping[str, float]:
@@ -241,12 +242,15 @@ def open_corpus(files: tuple[Path, ...], home: Path, tokenizer: Tokenizer) -> Co
     return corpus
 
 
-def build_model(config: PretrainConfig, model_config: BertConfig) -> BertForPreTraining:
+def build_model(
+    config: PretrainConfig, model_config: BertConfig, kernels: KernelSet
+) -> BertForPreTraining:
     """Draw a model's weights, or take those of a saved one."""
     torch.manual_seed(config.seed)
-    if not config.is_drawn:
-        return load_pretrained(config.model, BertForPreTraining, **_changes(config, model_config))
-    return BertForPreTraining(model_config)
+    if config.is_drawn:
+        return BertForPreTraining(model_config, kernels)
+    changes = _changes(config, model_config)
+    return load_pretrained(config.model, BertForPreTraining, kernels=kernels, **changes)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from bert.finetuning import BertForSequenceClassification
 from bert.saving import save_pretrained
 from finetune.predict import PredictConfig, predict
 from finetune.predictor import Predictor
+from kernels import REFERENCE
 from tests.finetune.conftest import TINY, WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,6 +193,12 @@ def test_an_encoder_without_a_trained_head_is_refused(predictor, tokenizer, tmp_
     assert str(error.value) == (
         f"{tmp_path}: expected a trained classifier, got no classifier.weight for one"
     )
+
+
+def test_it_runs_on_the_best_kernels_for_the_device(predictor, tokenizer, tmp_path, monkeypatch):
+    save_pretrained(predictor.model, tmp_path, tokenizer)
+    monkeypatch.setattr("finetune.predictor.best_for", lambda device: REFERENCE)
+    assert Predictor.load(tmp_path).model.bert.kernels is REFERENCE
 
 
 # --- the command -----------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from bert.cli import main
 from bert.tokenization import Tokenizer
 from bert.training.config import TrainingConfig
 from bert.training.log import read_log
+from kernels import TORCH
 from pretrain.config import PretrainConfig
 from pretrain.objective import PretrainingObjective, evaluate, unigram_log_probabilities
 from pretrain.run import pretrain
@@ -111,6 +112,24 @@ def test_going_on_from_a_saved_model(config, tmp_path):
     for name in before:
         torch.testing.assert_close(before[name], after[name], rtol=0, atol=1e-6)
     assert Tokenizer.load(first.model) == Tokenizer.load(second.model)
+
+
+def test_it_runs_on_the_kernels_that_it_names(config, tmp_path, monkeypatch, capsys):
+    """Drawn or taken from a saved model."""
+    rows = []
+
+    def counted(x, *rest):
+        rows.append(len(x))
+        return TORCH.layer_norm(x, *rest)
+
+    mine = replace(TORCH, name="MINE", layer_norm=counted)
+    monkeypatch.setattr("pretrain.run.best_for", lambda device: mine)
+    short = replace(config, training=replace(config.training, budget="1"))
+    first = pretrain(short)
+    seen = len(rows)
+    pretrain(replace(short, model=str(first.model), out=tmp_path / "more", initializer_range=None))
+    assert 0 < seen < len(rows)
+    assert capsys.readouterr().err.count("kernels MINE;") == 2
 
 
 def test_word_vectors_and_frequencies_start_the_model(config):
