@@ -44,16 +44,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.column_sums import column_sums
-from kernels.device import (
-    power_of_two,
-    require,
-    require_gpu,
-    require_seed,
-    row_programs,
-    tiles_for,
-)
+from kernels.device import mask_arguments, require, require_gpu, row_programs, tiles_for
 from kernels.kernel_set import Dropout
 from kernels.random_bits import dropout_scale, keep_rows
+from kernels.row_norm import (
+    backward_tile,
+    forward_tile,
+    normalise,
+    normalise_backward,
+    statistics,
+)
 
 
 # Values that change from call to call must not each make a kernel of their own.
@@ -83,10 +83,8 @@ def add_layer_norm_forward_kernel(
         keep = keep_rows(seed_ptr, stream, threshold, row, BLOCK_HIDDEN)
         total = tl.where(keep, total, 0.0) * dropout_scale(threshold, dtype)
     total += residual
-    mean = tl.sum(total, 1) / HIDDEN
-    centred = tl.where(column_inside[None, :], total - mean[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / HIDDEN + EPS)
-    y = centred * rstd[:, None] * weight[None, :] + bias[None, :]
+    normal, mean, rstd = normalise(total, column_inside, EPS, HIDDEN)
+    y = normal * weight[None, :] + bias[None, :]
 
     tl.store(sum_ptr + offsets, total.to(sum_ptr.dtype.element_ty), mask=inside)
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
@@ -120,13 +118,11 @@ def add_layer_norm_backward_kernel(
         offsets = row.to(tl.int64)[:, None] * HIDDEN + column[None, :]
         total = tl.load(sum_ptr + offsets, mask=inside, other=0.0).to(dtype)
         dy = tl.load(dy_ptr + offsets, mask=inside, other=0.0).to(dtype)
-        mean = tl.load(mean_ptr + row, mask=row_inside, other=0.0)[:, None]
-        rstd = tl.load(rstd_ptr + row, mask=row_inside, other=0.0)[:, None]
+        mean = tl.load(mean_ptr + row, mask=row_inside, other=0.0)
+        rstd = tl.load(rstd_ptr + row, mask=row_inside, other=0.0)
 
-        normal = tl.where(inside, (total - mean) * rstd, 0.0)
-        dnormal = dy * weight[None, :]
-        along = tl.sum(dnormal * normal, 1)[:, None] / HIDDEN
-        dtotal = (dnormal - tl.sum(dnormal, 1)[:, None] / HIDDEN - normal * along) * rstd
+        normal = tl.where(inside, (total - mean[:, None]) * rstd[:, None], 0.0)
+        dtotal = normalise_backward(dy * weight[None, :], normal, rstd, HIDDEN)
         if HAS_DSUM:
             dtotal += tl.load(dsum_ptr + offsets, mask=inside, other=0.0).to(dtype)
         tl.store(dresidual_ptr + offsets, dtotal.to(dresidual_ptr.dtype.element_ty), mask=inside)
@@ -144,25 +140,10 @@ def add_layer_norm_backward_kernel(
     tl.store(partial + 2 * HIDDEN, tl.sum(dx_bias, 0), mask=column_inside)
 
 
-def forward_tile(hidden: int) -> dict[str, int]:
-    """Choose the forward tile: one warp, 2 rows of up to 1,024 (more where they are short)."""
-    block = max(power_of_two(hidden), 8)
-    rows = min(max(2048 // block, 1), 8)
-    return {"BLOCK_ROWS": rows, "BLOCK_HIDDEN": block, "num_warps": max(block // 1024, 1)}
-
-
-def backward_tile(hidden: int) -> dict[str, int]:
-    """Choose the backward tile: half the forward one, since three sums stay in registers too."""
-    tile = forward_tile(hidden)
-    return {**tile, "BLOCK_ROWS": max(tile["BLOCK_ROWS"] // 2, 1)}
-
-
 def _forward_outputs(residual: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Allocate what the forward kernel fills: y, the sum, and each row's mean and 1/deviation."""
-    statistics = torch.float64 if residual.dtype == torch.float64 else torch.float32
     y, total = (residual.new_empty(residual.shape) for _ in range(2))
-    mean, rstd = (residual.new_empty(residual.shape[0], dtype=statistics) for _ in range(2))
-    return y, total, mean, rstd
+    return y, total, *statistics(residual)
 
 
 @torch.library.custom_op("plainbert::add_layer_norm", mutates_args=())
@@ -284,8 +265,5 @@ def add_layer_norm(
     require("residual", residual, x.shape, x.device)
     for name, vector in (("x_bias", x_bias), ("weight", weight), ("bias", bias)):
         require(name, vector, x.shape[1:], x.device)
-    seed, stream, threshold = None, 0, 0
-    if dropout is not None and dropout.threshold > 0:
-        require_seed("dropout", dropout.seed, x.device)
-        seed, stream, threshold = dropout.seed, dropout.stream, dropout.threshold
-    return _AddLayerNorm.apply(x, x_bias, residual, weight, bias, eps, seed, stream, threshold)
+    mask = mask_arguments(dropout, x.device)
+    return _AddLayerNorm.apply(x, x_bias, residual, weight, bias, eps, *mask)

@@ -7,7 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kernels import add_layer_norm, bias_gelu, column_sums, cross_entropy, lamb, layer_norm
+from kernels import (
+    add_layer_norm,
+    bias_gelu,
+    column_sums,
+    cross_entropy,
+    dropout,
+    embedding,
+    lamb,
+    layer_norm,
+    row_norm,
+    segment_sum,
+)
 
 HIDDEN = 768
 VOCAB = 30522
@@ -35,7 +46,7 @@ class Case:
 
 def layer_norm_cases() -> list[Case]:
     """LayerNorm, alone and with what goes before it."""
-    forward, backward = layer_norm.forward_tile(HIDDEN), layer_norm.backward_tile(HIDDEN)
+    forward, backward = row_norm.forward_tile(HIDDEN), row_norm.backward_tile(HIDDEN)
     rows = "x_ptr residual_ptr y_ptr sum_ptr dy_ptr dsum_ptr dx_ptr dresidual_ptr".split()
     vectors = "x_bias_ptr weight_ptr bias_ptr".split()
     types = {
@@ -45,7 +56,6 @@ def layer_norm_cases() -> list[Case]:
         "stream threshold tokens rows_per_program": "i32",
     }
     eps = {"EPS": 1e-12, "HIDDEN": HIDDEN}
-    fused_f, fused_b = add_layer_norm.forward_tile(HIDDEN), add_layer_norm.backward_tile(HIDDEN)
     cases = [
         Case(
             "layer_norm forward",
@@ -74,16 +84,16 @@ def layer_norm_cases() -> list[Case]:
                 f"add_layer_norm forward{name}",
                 add_layer_norm.add_layer_norm_forward_kernel,
                 types,
-                eps | flags | fused_f,
-                fused_f["BLOCK_ROWS"] * HIDDEN,
+                eps | flags | forward,
+                forward["BLOCK_ROWS"] * HIDDEN,
                 bytes_per_element=8,
             ),
             Case(
                 f"add_layer_norm backward{name}",
                 add_layer_norm.add_layer_norm_backward_kernel,
                 types,
-                {"HAS_DSUM": False, "dsum_ptr": None} | flags | fused_b,
-                fused_b["BLOCK_ROWS"] * HIDDEN,
+                {"HAS_DSUM": False, "dsum_ptr": None} | flags | backward,
+                backward["BLOCK_ROWS"] * HIDDEN,
                 per="loop",
                 bytes_per_element=8 if dropped else 6,
             ),
@@ -123,6 +133,68 @@ def bias_gelu_cases() -> list[Case]:
             ),
         ]
     return cases
+
+
+def embedding_cases() -> list[Case]:
+    """The embeddings' sum with its LayerNorm and dropout, and the gradients of its tables."""
+    forward, backward = row_norm.forward_tile(HIDDEN), row_norm.backward_tile(HIDDEN)
+    types = {
+        "word_ptr position_ptr token_type_ptr weight_ptr bias_ptr y_ptr dy_ptr dsum_ptr": "*bf16",
+        "mean_ptr rstd_ptr partials_ptr": "*fp32",
+        "indices_ptr seed_ptr order_ptr index_ptr": "*i64",
+        "begin_ptr end_ptr": "*i32",
+        "stream threshold tokens rows_per_program skipped": "i32",
+    }
+    flags = {"HAS_DROPOUT": True, "HIDDEN": HIDDEN}
+    sums = segment_sum.tile(HIDDEN) | {"COLUMNS": HIDDEN, "PIECE": segment_sum.PIECE}
+    return [
+        Case(
+            "embedding forward, dropout",
+            embedding.embedding_forward_kernel,
+            types,
+            {"EPS": 1e-12} | flags | forward,
+            forward["BLOCK_ROWS"] * HIDDEN,
+            bytes_per_element=4,
+        ),
+        Case(
+            "embedding backward, dropout",
+            embedding.embedding_backward_kernel,
+            types,
+            flags | backward,
+            backward["BLOCK_ROWS"] * HIDDEN,
+            per="loop",
+            bytes_per_element=6,
+        ),
+    ] + [
+        Case(
+            f"segment_sum, {name}",
+            segment_sum.segment_sum_kernel,
+            types | {"rows_ptr": source, "sums_ptr": target},
+            {"PIECES": second} | sums,
+            sums["BLOCK_ROWS"] * sums["BLOCK_COLUMNS"],
+            per="loop",
+            bytes_per_element=moved,
+        )
+        for name, second, source, target, moved in (
+            ("rows", False, "*bf16", "*fp32", 2),
+            ("pieces", True, "*fp32", "*bf16", 4),
+        )
+    ]
+
+
+def dropout_cases() -> list[Case]:
+    """Dropout alone, as before a classifier."""
+    tile = row_norm.forward_tile(HIDDEN)
+    return [
+        Case(
+            "dropout",
+            dropout.dropout_kernel,
+            {"x_ptr y_ptr": "*bf16", "seed_ptr": "*i64", "stream threshold rows": "i32"},
+            {"HIDDEN": HIDDEN} | tile,
+            tile["BLOCK_ROWS"] * HIDDEN,
+            bytes_per_element=4,
+        )
+    ]
 
 
 def column_sums_cases() -> list[Case]:
@@ -192,6 +264,8 @@ FAMILIES: tuple[Callable[[], list[Case]], ...] = (
     cross_entropy_cases,
     lamb_cases,
     bias_gelu_cases,
+    embedding_cases,
+    dropout_cases,
 )
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from triton import knobs
 
+from kernels.kernel_set import Dropout
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Whether Triton's interpreter runs the kernels, on a CPU. Triton decides when a kernel is defined.
 INTERPRETED: bool = knobs.runtime.interpret
@@ -46,6 +48,16 @@ def require_seed(name: str, seed: Tensor, device: torch.device) -> None:
             f"{name}: expected one int64 on {device}, got {tuple(seed.shape)} {seed.dtype} "
             f"on {seed.device}"
         )
+
+
+def mask_arguments(
+    dropout: Dropout | None, device: torch.device
+) -> tuple[Tensor | None, int, int]:
+    """Take a mask apart into seed, stream and threshold; no seed means that nothing is dropped."""
+    if dropout is None or dropout.threshold == 0:
+        return None, 0, 0
+    require_seed("dropout", dropout.seed, device)
+    return dropout.seed, dropout.stream, dropout.threshold
 
 
 def tiles_for(count: int, size: int) -> int:

@@ -52,7 +52,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.column_sums import column_sums
-from kernels.device import power_of_two, require, require_gpu, row_programs, tiles_for
+from kernels.device import require, require_gpu, row_programs, tiles_for
+from kernels.row_norm import (
+    backward_tile,
+    forward_tile,
+    normalise,
+    normalise_backward,
+    statistics,
+)
 
 
 # Triton would compile the kernel again for an integer that is 1 or divides by 16: no gain here.
@@ -84,11 +91,10 @@ def layer_norm_forward_kernel(
     weight = tl.load(weight_ptr + column, mask=column_inside, other=0.0).to(dtype)
     bias = tl.load(bias_ptr + column, mask=column_inside, other=0.0).to(dtype)
 
-    # Two passes over registers, not E[x²] − E[x]², which loses all digits where |mean| ≫ spread.
-    mean = tl.sum(x, 1) / HIDDEN
-    centred = tl.where(column_inside[None, :], x - mean[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / HIDDEN + EPS)
-    y = centred * rstd[:, None] * weight[None, :] + bias[None, :]
+    # A @triton.jit function that a kernel calls becomes part of it. This one's four lines, and the
+    # backward kernel's, lie in `row_norm.py`, because other kernels normalise rows as well.
+    normal, mean, rstd = normalise(x, column_inside, EPS, HIDDEN)  # x̂
+    y = normal * weight[None, :] + bias[None, :]
 
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
     # Two numbers a row spare the backward pass from computing them again.
@@ -123,13 +129,12 @@ def layer_norm_backward_kernel(
         offsets = row.to(tl.int64)[:, None] * HIDDEN + column[None, :]
         x = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(dtype)
         dy = tl.load(dy_ptr + offsets, mask=inside, other=0.0).to(dtype)
-        mean = tl.load(mean_ptr + row, mask=row_inside, other=0.0)[:, None]
-        rstd = tl.load(rstd_ptr + row, mask=row_inside, other=0.0)[:, None]
+        mean = tl.load(mean_ptr + row, mask=row_inside, other=0.0)
+        rstd = tl.load(rstd_ptr + row, mask=row_inside, other=0.0)
 
-        normal = tl.where(inside, (x - mean) * rstd, 0.0)  # x̂
+        normal = tl.where(inside, (x - mean[:, None]) * rstd[:, None], 0.0)
         dnormal = dy * weight[None, :]  # dŷ; zero outside, as dy is
-        along = tl.sum(dnormal * normal, 1)[:, None] / HIDDEN
-        dx = (dnormal - tl.sum(dnormal, 1)[:, None] / HIDDEN - normal * along) * rstd
+        dx = normalise_backward(dnormal, normal, rstd, HIDDEN)
         tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=inside)
         dweight += dy * normal
         dbias += dy
@@ -137,23 +142,6 @@ def layer_norm_backward_kernel(
     partial = partials_ptr + program.to(tl.int64) * 2 * HIDDEN + column
     tl.store(partial, tl.sum(dweight, 0), mask=column_inside)
     tl.store(partial + HIDDEN, tl.sum(dbias, 0), mask=column_inside)
-
-
-def forward_tile(hidden: int) -> dict[str, int]:
-    """Choose the forward tile: one warp, 2 rows of up to 1,024 (more rows where they are short).
-
-    8 rows of 128 fill the same 64 registers a thread as 2 rows of 1,024 do. A wider row takes
-    more warps.
-    """
-    block = max(power_of_two(hidden), 8)
-    rows = min(max(2048 // block, 1), 8)
-    return {"BLOCK_ROWS": rows, "BLOCK_HIDDEN": block, "num_warps": max(block // 1024, 1)}
-
-
-def backward_tile(hidden: int) -> dict[str, int]:
-    """Choose the backward tile: half the forward one, since two sums stay in registers too."""
-    tile = forward_tile(hidden)
-    return {**tile, "BLOCK_ROWS": max(tile["BLOCK_ROWS"] // 2, 1)}
 
 
 # An operator that PyTorch knows by name. torch.compile doesn't look inside: it asks the `fake`
@@ -165,7 +153,8 @@ def layer_norm_op(
     """Launch the forward kernel; returns y and each row's mean and 1 / deviation."""
     x = x.contiguous()
     tokens, hidden = x.shape
-    y, mean, rstd = _forward_outputs(x)
+    y = x.new_empty(x.shape)
+    mean, rstd = statistics(x)
     if tokens > 0:  # a grid of no programs is an error
         tile = forward_tile(hidden)
         # The grid says how many programs run; each learns its number from tl.program_id.
@@ -177,17 +166,9 @@ def layer_norm_op(
     return y, mean, rstd
 
 
-def _forward_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Allocate what the forward kernel fills."""
-    statistics = torch.float64 if x.dtype == torch.float64 else torch.float32
-    y = x.new_empty(x.shape)
-    mean, rstd = (x.new_empty(x.shape[0], dtype=statistics) for _ in range(2))
-    return y, mean, rstd
-
-
 @layer_norm_op.register_fake
 def _(x, weight, bias, eps):
-    return _forward_outputs(x)
+    return x.new_empty(x.shape), *statistics(x)
 
 
 @torch.library.custom_op("plainbert::layer_norm_backward", mutates_args=())
