@@ -42,7 +42,8 @@ class Classification:
     ) -> LabelledRows:
         """Read a file of labelled rows; the train file gives the classes."""
         names = config.class_names if train is None else train.class_names
-        rows = read_rows(path, config.columns, tokenizer, config.max_length, names)
+        limit = config.train_rows if train is None else None
+        rows = read_rows(path, config.columns, tokenizer, config.max_length, names, limit)
         if train is None:
             check_trainable(rows)
         elif rows.table.is_pair != train.table.is_pair:

@@ -62,12 +62,16 @@ class FinetuneConfig:
     """Labelled rows, looked at after each epoch or training.evaluate_every, to keep the best."""
     test_file: Path | None = None
     """Labelled rows for the report at the end."""
+    train_rows: int | None = None
+    """Learn from this many rows of the train file, its first ones; None: from all."""
     task: Literal["classification"] = "classification"
     """What to learn: a class of each text or pair of texts."""
     tokenizer: Path | None = None
     """Directory or file of the tokenizer; None: the model's own."""
     from_scratch: bool = False
     """Take only the model directory's configuration and tokenizer, and draw all weights."""
+    redrawn_layers: int = 0
+    """Upper layers to draw anew, and the pooler with them (Zhang et al. 2021, section 5)."""
     dropout: float | None = None
     """All dropout probabilities of the model; None: the model's own."""
     columns: Columns = Columns()
@@ -97,6 +101,12 @@ class FinetuneConfig:
         """Check what can be checked without a file, and name what is wrong."""
         self._require("max_length", "8 tokens or more", self.max_length >= 8)
         self._require("batch_size", "1 or more", self.batch_size >= 1)
+        self._require("train_rows", "1 or more", self.train_rows is None or self.train_rows >= 1)
+        self._require("redrawn_layers", "0 or more", self.redrawn_layers >= 0)
+        if self.draws_weights:
+            self._require(
+                "redrawn_layers", "0, since all weights are drawn", self.redrawn_layers == 0
+            )
         in_range = self.dropout is None or 0 <= self.dropout < 1
         self._require("dropout", "a probability in [0, 1)", in_range)
         self._require("seed", "0 or more, below 2**63", 0 <= self.seed < 2**63)

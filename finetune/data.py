@@ -163,6 +163,7 @@ def read_rows(
     tokenizer: Tokenizer,
     max_length: int,
     class_names: Sequence[str] | None = None,
+    limit: int | None = None,
 ) -> LabelledRows:
     """Read and tokenize a file; the texts themselves are not kept.
 
@@ -173,9 +174,11 @@ def read_rows(
         max_length: tokens of a row; the longer text of a pair is cut first.
         class_names: the classes. A label is one of the names, or, where no name is a number, the
             place of a name, from 0. None: the labels that are met, in order.
+        limit: rows to read, from the first; None: all.
 
     Raises:
         ValueError: a row or a label that can't be; the message names the file, line and column.
+            Fewer rows than `limit`.
     """
     table = Table.open(path, columns)
     codes: dict[str, int] = {}  # labels, numbered as they are met
@@ -183,7 +186,7 @@ def read_rows(
     labels = array("q")
 
     def encodings() -> Iterator[Encoded]:
-        rows = table.rows(tokenizer.report)
+        rows = islice(table.rows(tokenizer.report), limit)
         while chunk := list(islice(rows, CHUNK)):
             for row in chunk:
                 if row.label not in codes:
@@ -197,6 +200,8 @@ def read_rows(
             )
 
     tokens = TokenRows.from_encodings(encodings())
+    if limit is not None and len(tokens) < limit:
+        raise ValueError(f"train_rows: expected at most {len(tokens)}, all of {path}, got {limit}")
     places = {
         label: f"{path}, line {line}, column {table.columns.label!r}"
         for label, line in zip(codes, lines, strict=True)

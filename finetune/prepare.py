@@ -10,6 +10,8 @@ from torch import nn
 
 from bert.checkpoint import load_with_report, model_directory
 from bert.config import BertConfig
+from bert.encoder import Layer
+from bert.model import Bert, init_weights
 from bert.tokenization import Tokenizer
 from bert.training.hardware import Hardware
 from bert.training.progress import say
@@ -56,9 +58,22 @@ class Prepared:
                 id2label=self.encoder.id2label,
                 problem_type=self.encoder.problem_type,
             )
+            self._redraw(model.bert)
         for line in report.warnings:
             say(line)
         return model.train()
+
+    def _redraw(self, bert: Bert) -> None:
+        """Draw the upper layers and the pooler anew: they served the pretraining's tasks."""
+        count = self.config.redrawn_layers
+        if count == 0:
+            return
+        layers = bert.encoder.layers
+        for index in range(len(layers) - count, len(layers)):
+            layers[index] = Layer(bert.config, bert.kernels, index)
+            init_weights(layers[index], bert.config)
+        if bert.pooler is not None:
+            init_weights(bert.pooler, bert.config)
 
     def identity(self, model: nn.Module) -> dict[str, Any]:
         """Return what may not change when the run is resumed, as JSON."""
@@ -106,6 +121,11 @@ def prepare(config: FinetuneConfig) -> Prepared:
         raise ValueError(
             f"max_length: expected at most {encoder.max_position_embeddings}, the longest that "
             f"the model can take (max_position_embeddings), got {config.max_length}"
+        )
+    if config.redrawn_layers > encoder.num_hidden_layers:
+        raise ValueError(
+            f"redrawn_layers: expected at most the model's {encoder.num_hidden_layers} layers, "
+            f"got {config.redrawn_layers}"
         )
     train = task.read(config.train_file, config, tokenizer, None)
     rows = {"train": train}

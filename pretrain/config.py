@@ -63,6 +63,9 @@ class PretrainConfig:
     """Standard deviation of the initial weights; None: the preset's 0.02."""
     word_vectors: bool = False
     """Start a drawn model from counts of the text: word vectors, and the frequencies of words."""
+    domain_files: tuple[Path, ...] = ()
+    """Text of the kind that the model will meet: the word vectors heed it as much as all of
+    files, and the vocabulary that is learned has its words; no pairs are made of it."""
     evaluation_tokens: int = 50_000
     """Tokens of the validation files that an evaluation looks at, at most."""
     seed: int = 0
@@ -90,6 +93,16 @@ class PretrainConfig:
         self._require("short_pairs", "a share from 0 to 1", 0 <= self.short_pairs <= 1)
         self._require("evaluation_tokens", "1 or more", self.evaluation_tokens >= 1)
         self._require("seed", "0 or more, below 2**63", 0 <= self.seed < 2**63)
+        self._require(
+            "word_vectors",
+            "false, since the weights are a saved model's",
+            self.is_drawn or not self.word_vectors,
+        )
+        self._require(
+            "domain_files",
+            "none without word_vectors",
+            self.word_vectors or not self.domain_files,
+        )
         if self.training.seed not in (0, self.seed):
             raise ValueError(
                 f"training.seed: expected none, since seed sets it, got {self.training.seed}"

@@ -2,7 +2,8 @@
 
     OUT/
         tokenizer/          the vocabulary, learned from the files unless one was given
-        data/train/         the files as token ids, see pretrain/corpus.py; data/validation/ too
+        data/train/         the files as token ids, see pretrain/corpus.py; data/validation/ and
+                            data/domain/ too
         run.json            what was asked for, resolved; the data; the machine
         log.jsonl           each step and evaluation, see bert/training/log.py
         checkpoints/        where an interrupted run goes on
@@ -14,7 +15,7 @@ An interrupted run takes up what is there: the vocabulary, the data and the newe
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,9 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
     kernels = best_for(hardware.device)
     model = build_model(config, model_config, kernels)
-    if config.word_vectors and config.is_drawn:
-        start_from_counts(model, corpus, unigram, config.seed)
+    domain = _domain(config, tokenizer)
+    if config.word_vectors:
+        start_from_counts(model, [corpus, *domain], unigram, config.seed)
     say(
         f"{model_config.parameter_count():,} parameters, kernels {kernels.name}; "
         f"an epoch is {batches.batches_per_epoch:,} micro-batches, "
@@ -112,7 +114,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         config.training,
         config.out,
         evaluate=judge if held_out else None,
-        identity=_identity(config, model_config, corpus),
+        identity=_identity(config, model_config, [corpus, *domain]),
         resume=config.resume,
         overwrite=config.overwrite,
     )
@@ -194,10 +196,11 @@ def find_tokenizer(config: PretrainConfig) -> Tokenizer:
     home = config.out / "tokenizer"
     if (home / "tokenizer.json").exists():
         return Tokenizer.load(home)
-    describe_sources(config.files)
+    files = (*config.files, *config.domain_files)
+    describe_sources(files)
     say(f"learning a vocabulary of {config.vocab_size:,} tokens")
     tokenizer = Tokenizer.train(
-        config.files, config.vocab_size, lowercase=not config.cased, show_progress=False
+        files, config.vocab_size, lowercase=not config.cased, show_progress=False
     )
     partial = config.out / ".tokenizer.partial"  # moved into place whole
     shutil.rmtree(partial, ignore_errors=True)
@@ -255,15 +258,15 @@ def build_model(
 
 @torch.no_grad()
 def start_from_counts(
-    model: BertForPreTraining, corpus: Corpus, unigram: Tensor, seed: int
+    model: BertForPreTraining, corpora: Sequence[Corpus], unigram: Tensor, seed: int
 ) -> None:
     """Put what counting the text tells into the weights that it tells of.
 
-    The word embedding gets the corpus's word vectors, scaled like the other initial weights; the
+    The word embedding gets the corpora's word vectors, scaled like the other initial weights; the
     masked-word head's bias gets the log frequencies, so that the loss begins at the unigram loss.
     Resumed runs overwrite both with their checkpoint.
     """
-    vectors = word_vectors(corpus, model.config.hidden_size, seed)
+    vectors = word_vectors(corpora, model.config.hidden_size, seed)
     vectors *= model.config.initializer_range
     word = model.bert.embeddings.word.weight
     word[: len(vectors)] = torch.where(vectors != 0, vectors, word[: len(vectors)])
@@ -294,7 +297,16 @@ def _held_out(config: PretrainConfig, tokenizer: Tokenizer) -> list[PretrainingB
     )
 
 
-def _identity(config: PretrainConfig, model: BertConfig, corpus: Corpus) -> dict[str, Any]:
+def _domain(config: PretrainConfig, tokenizer: Tokenizer) -> list[Corpus]:
+    """Prepare the text that only the word vectors heed; nothing without domain files."""
+    if not config.domain_files:
+        return []
+    return [open_corpus(config.domain_files, config.out / "data" / "domain", tokenizer)]
+
+
+def _identity(
+    config: PretrainConfig, model: BertConfig, corpora: Sequence[Corpus]
+) -> dict[str, Any]:
     """List what makes this run this run, beside the training configuration."""
     recipe = (
         "max_length", "tokens_per_batch", "mask_rate", "whole_words", "short_pairs", "seed",
@@ -305,5 +317,5 @@ def _identity(config: PretrainConfig, model: BertConfig, corpus: Corpus) -> dict
         "start": "drawn" if config.is_drawn else config.model,
         "word_vectors": config.word_vectors,
         "model": model.to_dict(),
-        "corpus": corpus.fingerprint,
+        "corpora": [corpus.fingerprint for corpus in corpora],
     }

@@ -5,12 +5,13 @@ information with the contexts' distribution smoothed (Levy, Goldberg & Dagan 201
 3.2), and a truncated singular value decomposition makes vectors of the rows. A run of minutes sees
 a rare word too seldom to learn where it belongs; counting sees all of the text in seconds.
 
-With tokens w and c, their weighted count n(w, c), and p(c) ∝ n(c)^¾:
+With tokens w and c, how often they are neighbours n(w, c), and p(c) ∝ n(c)^¾:
 
     M(w, c) = max(0, log n(w, c) / (n(w) · p(c))),   M ≈ U S Vᵀ,   vectors = U √S
 """
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,13 +20,13 @@ from torch import Tensor
 
 from pretrain.corpus import Corpus
 
-WINDOW = 5  # tokens on each side; the k-th neighbour counts (WINDOW + 1 − k) / WINDOW
+WINDOW = 10  # tokens on each side
 SMOOTHING = 0.75
 _PIECE = 1 << 22  # tokens counted at a time, which bounds the memory
 
 
 def count_neighbours(corpus: Corpus, window: int = WINDOW) -> Tensor:
-    """Count the tokens that stand near each other in a document, the nearer the heavier.
+    """Count the tokens that stand at most `window` places from each other in a document.
 
     Returns:
         A symmetric sparse matrix [vocab, vocab], float32, coalesced.
@@ -45,19 +46,20 @@ def count_neighbours(corpus: Corpus, window: int = WINDOW) -> Tensor:
                 tokens[first] * vocab + tokens[first + distance], return_counts=True
             )
             keys.append(pairs)
-            weights.append(times.astype(np.float32) * (window + 1 - distance) / window)
+            weights.append(times.astype(np.float32))
         indices = np.stack(np.divmod(np.concatenate(keys), vocab))
         total = (total + _sparse(indices, np.concatenate(weights), vocab)).coalesce()
     return (total + total.t()).coalesce()
 
 
 def word_vectors(
-    corpus: Corpus, width: int, seed: int, window: int = WINDOW
+    corpora: Sequence[Corpus], width: int, seed: int, window: int = WINDOW
 ) -> Float[Tensor, "vocab hidden"]:
     """Make a vector for each token of the vocabulary from its neighbours in the text.
 
     Args:
-        corpus: the text.
+        corpora: the text. Each weighs the same, whatever its size: so a little text of the kind
+            that is wanted can stand beside much of another.
         width: of a vector; at most the vocabulary's size.
         seed: of the randomised decomposition.
         window: tokens on each side that are neighbours.
@@ -65,7 +67,7 @@ def word_vectors(
     Returns:
         float32 with a root mean square of 1 over the tokens that the text has; zeros for others.
     """
-    counts = count_neighbours(corpus, window)
+    counts = _mean([count_neighbours(corpus, window) for corpus in corpora])
     rows, columns = counts.indices()
     of_token = torch.zeros(counts.shape[0]).index_add(0, rows, counts.values())
     smoothed = of_token**SMOOTHING
@@ -85,6 +87,14 @@ def word_vectors(
     seen = of_token > 0
     vectors[~seen] = 0
     return vectors / vectors[seen].square().mean().sqrt()
+
+
+def _mean(counts: Sequence[Tensor]) -> Tensor:
+    """Add counts, each as shares of its sum."""
+    total = torch.zeros_like(counts[0])
+    for count in counts:
+        total = total + count / count.values().sum()
+    return total.coalesce()
 
 
 def _largest_singular(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:

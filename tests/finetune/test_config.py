@@ -55,6 +55,12 @@ def test_one_seed_is_for_all():
     [
         ({"max_length": 7}, "max_length: expected 8 tokens or more, got 7"),
         ({"batch_size": 0}, "batch_size: expected 1 or more, got 0"),
+        ({"train_rows": 0}, "train_rows: expected 1 or more, got 0"),
+        ({"redrawn_layers": -1}, "redrawn_layers: expected 0 or more, got -1"),
+        (
+            {"redrawn_layers": 1, "from_scratch": True},
+            "redrawn_layers: expected 0, since all weights are drawn, got 1",
+        ),
         ({"seed": -1}, "seed: expected 0 or more, below 2**63, got -1"),
         ({"dropout": 1.0}, "dropout: expected a probability in [0, 1), got 1.0"),
         ({"epochs": 0.0}, "epochs: expected a positive number, got 0.0"),

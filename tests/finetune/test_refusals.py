@@ -43,6 +43,16 @@ from tests.finetune.conftest import TINY, write_tsv
             "max_length: expected at most 40, the longest that the model can take "
             "(max_position_embeddings), got 41",
         ),
+        (
+            {"train_rows": 3},
+            {"train": [("a", 0), ("b", 1)]},
+            "expected at most 2, all of train.tsv, got 3",
+        ),
+        (
+            {"train_rows": 2},
+            {"train": [("a", 0), ("b", 0), ("c", 1)]},
+            "train.tsv: expected two classes or more, got only '0'",
+        ),
     ],
 )
 def test_errors_come_before_the_first_step(make_config, tmp_path, changes, rows, message):

@@ -4,6 +4,7 @@ import json
 import lzma
 from dataclasses import replace
 
+import pytest
 import torch
 
 from bert.checkpoint import load_pretrained
@@ -147,6 +148,45 @@ def test_the_head_of_an_earlier_task_is_not_taken(make_config, tmp_path, tokeniz
         assert model.config.id2label == {0: "bad", 1: "good"}
         assert model.classifier.weight.shape == (2, TINY.hidden_size)
         assert not torch.equal(model.classifier.weight, earlier.classifier.weight[:2])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_upper_layers_and_the_pooler_are_drawn_anew(make_config, tmp_path, tokenizer, count):
+    torch.manual_seed(3)
+    encoder = Bert(TINY)
+    for parameter in encoder.parameters():
+        parameter.data += 1  # LayerNorms and biases too are told from fresh ones
+    save_pretrained(encoder, tmp_path / "pretrained", tokenizer)
+    config = make_config(
+        model=str(tmp_path / "pretrained"), from_scratch=False, redrawn_layers=count
+    )
+    model = prepare(config).build_model(choose_hardware(config.training))
+    before = encoder.state_dict()
+    for name, value in model.bert.state_dict().items():
+        layer = int(name.split(".")[2]) if name.startswith("encoder") else None
+        is_upper = name.startswith("pooler") if layer is None else layer >= 2 - count
+        if not is_upper or count == 0:
+            assert torch.equal(value, before[name]), name
+        else:
+            assert abs(value.mean() - float(name.endswith("norm.weight"))) < 0.1, name
+    again = prepare(config).build_model(choose_hardware(config.training))
+    assert same(model.state_dict(), again.state_dict())
+
+
+@pytest.mark.errors
+def test_no_more_layers_are_drawn_anew_than_there_are(make_config, tmp_path, tokenizer):
+    save_pretrained(Bert(TINY), tmp_path / "pretrained", tokenizer)
+    config = make_config(model=str(tmp_path / "pretrained"), from_scratch=False, redrawn_layers=3)
+    with pytest.raises(ValueError, match="^redrawn_layers: expected at most the model's 2 layers"):
+        prepare(config)
+
+
+def test_the_first_rows_of_the_train_file_are_learned_from(make_config):
+    prepared = prepare(make_config(train_rows=37))
+    whole = prepare(make_config()).rows["train"]
+    assert len(prepared.rows["train"]) == 37 and prepared.data["train"]["rows"] == 37
+    assert (prepared.rows["train"].labels == whole.labels[:37]).all()
+    assert len(prepared.rows["test"]) == 80
 
 
 def test_a_preset_takes_the_tokenizers_vocabulary(make_config, scratch, tokenizer):

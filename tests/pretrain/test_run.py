@@ -17,6 +17,7 @@ from bert.training.config import TrainingConfig
 from bert.training.log import read_log
 from kernels import TORCH
 from pretrain.config import PretrainConfig
+from pretrain.corpus import Corpus
 from pretrain.objective import PretrainingObjective, evaluate, unigram_log_probabilities
 from pretrain.run import pretrain
 
@@ -147,6 +148,27 @@ def test_word_vectors_and_frequencies_start_the_model(config):
     the = Tokenizer.load(result.model).token_to_id("the")
     assert bias.argmax() in (the, Tokenizer.load(result.model).token_to_id("."))
     assert bias.exp().sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_domain_text_is_in_the_vocabulary_and_the_vectors_and_in_no_pair(config, tmp_path):
+    """Its words have a token and a vector; what is trained on stays as it was."""
+    text = tmp_path / "domain.txt"
+    text.write_text("\n\n".join(["zyzzy quuxing zyzzy quuxing zyzzy"] * 40))
+    plain = replace(
+        config,
+        word_vectors=True,
+        vocab_size=config.vocab_size + 10,
+        training=replace(config.training, budget="1", learning_rate=1e-9, weight_decay=0.0),
+    )
+    result = pretrain(replace(plain, out=tmp_path / "more", domain_files=(text,)))
+    tokenizer = Tokenizer.load(result.model)
+    word = load_pretrained(result.model).bert.embeddings.word.weight.detach()
+    new = tokenizer.token_to_id("zyzzy")
+    assert new is not None and word[new].square().mean() > 1e-4
+    corpus = Corpus.open(result.run_dir / "data" / "train")
+    assert corpus.token_counts()[new] == 0
+    with pytest.raises(ValueError, match="^corpora: expected"):  # the domain is part of a run
+        pretrain(replace(plain, out=tmp_path / "more"))
 
 
 def test_the_unigram_baseline_is_that_of_the_definition():
