@@ -14,6 +14,7 @@ from bert.fill_mask import fill_mask
 from bert.parity import Row, compare
 from bert.tokenization import Tokenizer
 from bert.training.log import read_log
+from demo import recipe
 from demo.config import DemoConfig
 from finetune.run import FinetuneResult
 from pretrain.report import add_losses
@@ -82,13 +83,16 @@ def write_report(outcome: Outcome) -> str:
         "\n".join(f"    {line}" for line in outcome.examples),
     ]
     for name, result in outcome.finetuned.items():
-        title = "Fine-tuned after pretraining" if name == "pretrained" else "The same network, "
-        title += "" if name == "pretrained" else "without pretraining"
-        parts += [f"## {title}: film reviews, test set", fenced(result.scores["test"].text)]
+        title = {
+            "pretrained": f"Fine-tuned on {recipe.LABELS} labelled film reviews after pretraining",
+            "scratch": "The same network on the same reviews, without pretraining",
+        }[name]
+        parts += [f"## {title}: test set", fenced(result.scores["test"].text)]
     parts += [
         "## In one line",
         f"Right on the test set: {accuracy['pretrained']:.1%} with pretraining, "
-        f"{accuracy['scratch']:.1%} without: {gain:+.1f} points.",
+        f"{accuracy['scratch']:.1%} without: {gain:+.1f} points. What carries over from minutes "
+        "of pretraining are the embeddings; both networks' layers begin at random.",
         "## In transformers",
         "Greatest differences between our tensors and theirs, on the saved directories:",
         fenced("\n".join(parity_lines(outcome))),

@@ -3,6 +3,7 @@
 OUT/
     demo.json                the budget's shares, kept for a run that goes on
     shape/config.json        the network
+    reviews.txt              the film reviews' texts, without their labels
     pretrain/                see pretrain/run.py
     finetune-pretrained/     see finetune/run.py
     finetune-scratch/        the same network, drawn at random
@@ -10,6 +11,7 @@ OUT/
 """
 
 import json
+import lzma
 import os
 import time
 from pathlib import Path
@@ -94,20 +96,24 @@ def run_parts(config: DemoConfig, ledger: Ledger) -> int:
     """Run the five parts, each of which finds what it had done before."""
     out = config.out
     shape = write_shape(out / "shape" / "config.json")
+    reviews = write_texts(recipe.DATA / "mr" / "train.tsv.xz", out / "reviews.txt")
+
+    def plan(budget: str) -> PretrainConfig:
+        return recipe.pretraining(shape, reviews, out / "pretrain", config.seed, budget)
 
     heading(1, "a vocabulary and token ids from public-domain books")
-    prepare(recipe.pretraining(shape, out / "pretrain", config.seed, "1"))
+    prepare(plan("1"))
 
     budget = ledger.budget("pretraining", recipe.PRETRAINING_SHARE)
     heading(2, f"pretraining on masked words and next sentences, {budget}")
-    pretrained = pretrain(recipe.pretraining(shape, out / "pretrain", config.seed, budget))
+    pretrained = pretrain(plan(budget))
     if pretrained.model is None:
         return stopped(pretrained)
 
     budget = ledger.budget("finetuning", 0.5)
     outcomes: dict[str, FinetuneResult] = {}
     for number, name in ((3, "pretrained"), (4, "scratch")):
-        heading(number, f"fine-tuning on film reviews, {name}, {budget}")
+        heading(number, f"fine-tuning on {recipe.LABELS} film reviews, {name}, {budget}")
         outcomes[name] = finetune(
             recipe.finetuning(
                 pretrained.model,
@@ -153,8 +159,19 @@ def write_shape(path: Path) -> Path:
     return path
 
 
+def write_texts(rows: Path, path: Path) -> Path:
+    """Write the texts of labelled rows as plain text, each a document."""
+    with lzma.open(rows, "rt", encoding="utf-8") as file:
+        texts = [line.split("\t")[0] for line in file][1:]
+    path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
 def prepare(plan: PretrainConfig) -> None:
-    """Learn the vocabulary and tokenize the books, unless that is done."""
+    """Learn the vocabulary and tokenize the texts, unless that is done."""
     tokenizer = find_tokenizer(plan)
-    for files, purpose in ((plan.files, "train"), (plan.validation_files, "validation")):
+    parts = {
+        "train": plan.files, "validation": plan.validation_files, "domain": plan.domain_files
+    }  # fmt: skip
+    for purpose, files in parts.items():
         open_corpus(files, plan.out / "data" / purpose, tokenizer)

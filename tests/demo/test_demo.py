@@ -29,6 +29,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "DATA", data)
     shape = replace(recipe.SHAPE, vocab_size=400, hidden_size=32, intermediate_size=64)
     monkeypatch.setattr(recipe, "SHAPE", shape)
+    monkeypatch.setattr(recipe, "LABELS", 100)
     monkeypatch.setattr(Ledger, "budget", lambda ledger, part, share: "40")
     return DemoConfig(out=tmp_path / "out")
 
