@@ -11,6 +11,7 @@ program that leans on another's result. `addresses` runs no memory access at all
 each would have gone: that is how offsets past 2³¹ are tested without the memory.
 """
 
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 ORDERS: dict[str, Callable[[int, int], int]] = {
@@ -85,7 +87,20 @@ def _repair(builder: type = InterpreterBuilder) -> None:
     builder.set_grid_idx = ordered_grid
 
 
+def _unwrap() -> None:
+    """Interpret the kernel itself where a run-time type checker has wrapped it."""
+    rewrite, patch = interpreter.FunctionRewriter.rewrite_ast, interpreter._patch_lang
+
+    def unwrapped_rewrite(self):
+        self.fn = inspect.unwrap(self.fn)
+        return rewrite(self)
+
+    interpreter.FunctionRewriter.rewrite_ast = unwrapped_rewrite
+    interpreter._patch_lang = lambda function: patch(inspect.unwrap(function))
+
+
 _repair()
+_unwrap()
 
 
 @contextmanager
