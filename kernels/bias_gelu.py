@@ -177,8 +177,7 @@ def bias_gelu_backward_op(
     sizes = tile(features)
     column_blocks = tiles_for(features, sizes["BLOCK_COLUMNS"])
     runs, rows_per_program = row_programs(x.device, tokens, sizes["BLOCK_ROWS"], column_blocks)
-    sums = torch.float64 if x.dtype == torch.float64 else torch.float32
-    partials = x.new_empty((runs, features), dtype=sums)
+    partials = x.new_empty(runs, features, dtype=torch.promote_types(x.dtype, torch.float32))
     bias_gelu_backward_kernel[(runs * column_blocks,)](
         dy.contiguous(), x, bias.contiguous(), dx, partials, tokens, rows_per_program,
         TANH=tanh, FEATURES=features, **sizes,

@@ -55,6 +55,6 @@ def backward_tile(hidden: int) -> dict[str, int]:
 
 def statistics(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Allocate each row's mean and 1 / deviation, which spare the backward pass computing them."""
-    dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(rows.dtype, torch.float32)
     mean, rstd = (rows.new_empty(rows.shape[0], dtype=dtype) for _ in range(2))
     return mean, rstd

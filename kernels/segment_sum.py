@@ -91,8 +91,7 @@ def segment_sum(rows: Tensor, indices: Tensor, entries: int, skipped: int = -1) 
     index, order = indices.sort(stable=True)
     begin = torch.searchsorted(index, index, out_int32=True)
     end = torch.searchsorted(index, index, out_int32=True, right=True)
-    dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    pieces = rows.new_empty(rows.shape, dtype=dtype)
+    pieces = rows.new_empty(rows.shape, dtype=torch.promote_types(rows.dtype, torch.float32))
     sizes = tile(columns)
     grid = (tokens * tiles_for(columns, sizes["BLOCK_COLUMNS"]),)
     for source, target, second in ((rows.contiguous(), pieces, False), (pieces, sums, True)):

@@ -59,7 +59,7 @@ def test_parity_in_every_dtype(dtype, dropout):
     assert_parity(*both(draw(19), 3, dropout), tensors(24), dtype, True)
 
 
-@pytest.mark.parametrize("hidden", [2, 128, 312, 768, 1024])
+@pytest.mark.parametrize("hidden", [2, 312, 1024])
 def test_parity_at_every_width(hidden):
     assert_parity(*both(draw(3), -1, drop()), tensors(hidden), torch.bfloat16)
 
