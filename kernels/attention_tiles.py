@@ -36,11 +36,17 @@ def locate(cu_seqlens_ptr, heads, tiles):
 
 
 @triton.jit
-def load_rows(
-    source, row, limit, head, stride, head_stride,
+def rows_at(ptr, row, head, stride, head_stride):
+    """Point to one head's row of a [tokens, heads, head_dim] tensor."""
+    return ptr + (row.to(tl.int64) * stride + head.to(tl.int64) * head_stride)
+
+
+@triton.jit
+def load_tile(
+    source, row, limit, head, stride,
     ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, DESCRIPTOR: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Load one head of rows `row` to `row` + ROWS of a [tokens, heads, head_dim] tensor.
+    """Load one head's rows `row` to `row` + ROWS; `source` points to the first, or describes all.
 
     Masked, rows from `limit` on are zero. A descriptor lets the copy engine of Hopper and later
     fetch the tile, without an address in any thread; it doesn't see the limit, so that rows of
@@ -53,13 +59,23 @@ def load_rows(
         if MASKED:
             rows = tl.where(inside, rows, tl.zeros_like(rows))
     else:
-        offsets = line[:, None] * stride + tl.arange(0, HEAD_DIM)[None, :]
-        pointers = source + (row.to(tl.int64) * stride + head.to(tl.int64) * head_stride) + offsets
+        pointers = source + (line[:, None] * stride + tl.arange(0, HEAD_DIM)[None, :])
         if MASKED:
             rows = tl.load(pointers, mask=inside, other=0.0)
         else:
             rows = tl.load(pointers)
     return rows
+
+
+@triton.jit
+def load_rows(
+    source, row, limit, head, stride, head_stride,
+    ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, DESCRIPTOR: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Load one head's rows `row` to `row` + ROWS of a whole tensor, or of what describes it."""
+    if not DESCRIPTOR:
+        source = rows_at(source, row, head, stride, head_stride)
+    return load_tile(source, row, limit, head, stride, ROWS, HEAD_DIM, DESCRIPTOR, MASKED)
 
 
 @triton.jit
