@@ -51,8 +51,11 @@ class PackedSequences:
 
     @property
     def tokens(self) -> int:
-        """The number of rows in the packed batch."""
-        return self.offsets[-1]
+        """The number of rows in the packed batch.
+
+        Not the last of `offsets`: torch.compile can't enter a cached property's lock.
+        """
+        return sum(self.lengths)
 
     def to(self, device: torch.device | str) -> "PackedSequences":
         """Move `cu_seqlens`; the host's copy stays."""

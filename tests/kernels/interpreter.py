@@ -27,7 +27,7 @@ ORDERS: dict[str, Callable[[int, int], int]] = {
     "backward": lambda index, count: count - 1 - index,
     "shuffled": lambda index, count: random.Random(count).sample(range(count), count)[index],
 }
-_state: dict[str, Any] = {"order": ORDERS["forward"], "seen": None}
+_state: dict[str, Any] = {"order": ORDERS["forward"], "program": None}
 
 
 def _is_bfloat16(handle: TensorHandle) -> bool:
@@ -72,11 +72,11 @@ def _repair(builder: type = InterpreterBuilder) -> None:
 
     def ordered_grid(self, x, y, z):
         nx, ny, nz = self.grid_dim
+        if _state["program"] is not None:  # far outside the grid: no bounds
+            self.grid_idx = (_state["program"], 0, 0)
+            return
         index = _state["order"]((x * ny + y) * nz + z, nx * ny * nz)
-        if _state["seen"] is not None:  # a program far outside the grid: no bounds
-            self.grid_idx = (index, 0, 0)
-        else:
-            grid(self, index // (ny * nz), index // nz % ny, index % nz)
+        grid(self, index // (ny * nz), index // nz % ny, index % nz)
 
     builder.create_dot = repaired_dot
     builder.cast_impl = repaired_cast
@@ -114,6 +114,16 @@ def programs_in(order: str) -> Iterator[None]:
 
 
 @contextmanager
+def one_program(program: int) -> Iterator[None]:
+    """Give the only program of a grid of one this index, as if the grid were larger."""
+    _state["program"] = program
+    try:
+        yield
+    finally:
+        _state["program"] = None
+
+
+@contextmanager
 def addresses(program: int) -> Iterator[dict[str, list[int]]]:
     """Run one program, of this index, whose loads give zeros and whose stores go nowhere.
 
@@ -137,9 +147,8 @@ def addresses(program: int) -> Iterator[dict[str, list[int]]]:
 
     builder: Any = InterpreterBuilder
     builder.create_masked_load, builder.create_masked_store = noted_load, noted_store
-    _state.update(order=lambda index, count: program, seen=seen)
     try:
-        yield seen
+        with one_program(program):
+            yield seen
     finally:
         builder.create_masked_load, builder.create_masked_store = load, store
-        _state.update(order=ORDERS["forward"], seen=None)
