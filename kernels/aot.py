@@ -6,9 +6,10 @@
 
 Triton brings the compilers for NVIDIA and AMD with it, so no GPU and no driver is needed. A kernel
 fails the check if it asks for more shared memory than there is, touches local memory (spilled
-registers) inside a loop, does more matrix work than the mathematics asks, does not use wgmma on
-Hopper, or issues over 5 % more instructions an element than the record says. What only a GPU
-shows, races and real speed, is not known from this.
+registers) inside a loop, does more matrix work than the mathematics asks, does it on Hopper or
+Blackwell without wgmma or tcgen05, waits after every wgmma, or issues over 5 % more instructions
+an element than the record says. What only a GPU shows, races and real speed, is not known from
+this.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.aot_attention_cases import attention_cases
 from kernels.aot_cases import Case, cases
 from kernels.machine_code import Counts, Instruction, count, loops, read_amdgcn, read_cubin
 
@@ -74,8 +77,10 @@ class Report:
     programs_per_multiprocessor: int
     instructions_per_element: float
     matrix_work: float
-    """Matrix operations done over those needed; 0 where there are none, or they can't be read."""
-    wgmma: int
+    """Matrix operations done over those needed; 0 where there are none."""
+    asynchronous: int
+    """wgmma or tcgen05 instructions; those, and the waits, in the whole kernel."""
+    waits: int
     special: int
     barriers: int
     atomics: int
@@ -83,6 +88,11 @@ class Report:
     local_in_loops: int
     limit: str
     """The unit that is busy longest, and by how much of the time the next one is."""
+
+
+def every_case(architecture: str) -> list[Case]:
+    """List every kernel in the configurations that ship for this architecture."""
+    return cases(architecture) + attention_cases(architecture)
 
 
 def compile_case(case: Case, architecture: str) -> Any:
@@ -134,13 +144,14 @@ def report(case: Case, architecture: str) -> Report:
             part.instructions * warps * machine.lanes / case.elements, 2
         ),
         matrix_work=round(part.matrix_flops / flops, 3) if flops else 0.0,
-        wgmma=whole.wgmma,
+        asynchronous=whole.asynchronous,
+        waits=whole.waits,
         special=part.special,
         barriers=part.barriers,
         atomics=whole.atomics,
         widest_load_bits=whole.widest_load,
         local_in_loops=sum(_local(body) for body in bodies),
-        limit=_limit(machine, part, warps, flops, case.bytes_per_element * case.elements),
+        limit=_limit(machine, part, warps, case.bytes_per_element * case.elements),
     )
 
 
@@ -155,10 +166,10 @@ def _residents(machine: Architecture, registers: int, warps: int, shared: int) -
     return min(by_registers, machine.warps // warps, by_shared, 32)
 
 
-def _limit(machine: Architecture, part: Counts, warps: int, flops: int, moved: float) -> str:
+def _limit(machine: Architecture, part: Counts, warps: int, moved: float) -> str:
     """Name the unit that is busy for most cycles, were all others free; then the second."""
     cycles = {
-        "matrix": (part.matrix_flops or (flops if part.tcgen05 else 0)) / machine.matrix_flops,
+        "matrix": part.matrix_flops / machine.matrix_flops,
         "issue": part.instructions * warps / machine.issue,
         "exponential": part.special * warps * machine.lanes / machine.special,
         "shared": part.shared_bytes / 128,
@@ -177,8 +188,10 @@ def faults(found: Report, record: dict[str, Any] | None) -> list[str]:
         says.append(f"{found.local_in_loops} accesses to local memory inside loops")
     if found.matrix_work > 1.01:
         says.append(f"{found.matrix_work:.2f} times the matrix work that is needed")
-    if found.architecture == "sm90" and found.matrix_work and not found.wgmma:
-        says.append("matrix work without wgmma")
+    if found.architecture in ("sm90", "sm100") and found.matrix_work and not found.asynchronous:
+        says.append("matrix work without wgmma or tcgen05")
+    if found.waits and found.waits >= found.asynchronous:
+        says.append("a wait after every wgmma: registers did not suffice to keep them going")
     if found.atomics:
         says.append(f"{found.atomics} atomic operations: the result would depend on their order")
     if record is None:
@@ -224,13 +237,16 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := set(targets) - set(ARCHITECTURES):
         parser.error(f"--targets: expected some of {', '.join(ARCHITECTURES)}, got {unknown}")
     record = json.loads(options.check.read_text(encoding="utf-8")) if options.check else None
+    jobs = [
+        (case, architecture)
+        for architecture in targets
+        for case in every_case(architecture)
+        if options.only in case.name
+    ]
     reports, failed = [], 0
     print(HEADER)
-    for architecture in targets:
-        for case in cases(architecture):
-            if options.only not in case.name:
-                continue
-            found = report(case, architecture)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compilers let go of Python's lock
+        for found in pool.map(lambda job: report(*job), jobs):
             reports.append(found)
             print(line(found), flush=True)
             if record is not None:

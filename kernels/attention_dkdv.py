@@ -53,7 +53,7 @@ def dkdv_step(
     if HAS_DROPOUT:
         tl.static_assert(not TRANSPOSED)  # a mask lies in registers as [queries, keys]
         keep = keep_attention(
-            seed, stream, threshold, sequence, head, first, first_key, QUERIES, KEYS, False
+            seed, stream, threshold, sequence, head, first, first_key, QUERIES, KEYS
         )
         # A zero that the compiler can't know to be one: if it could, it would round first and
         # then choose, one 16-bit half of a register at a time.

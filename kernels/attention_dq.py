@@ -37,7 +37,7 @@ def dq_step(
     if HAS_DROPOUT:
         dweights = tl.dot(doutput, tl.trans(value), input_precision=PRECISION, out_dtype=dtype)
         keep = keep_attention(
-            seed, stream, threshold, sequence, head, first_query, first, QUERIES, KEYS, False
+            seed, stream, threshold, sequence, head, first_query, first, QUERIES, KEYS
         )
         # P·(m·dP − δ), in the form that is one multiplication and one addition that may not happen
         dropped = weights * -delta[:, None]

@@ -68,9 +68,7 @@ def attention_short_backward_kernel(
         scale = SCALE * 0.6931471805599453  # SCALE has log₂e in it
         if HAS_DROPOUT:
             seed = tl.load(seed_ptr)
-            keep = keep_attention(
-                seed, stream, threshold, sequence, head, 0, 0, BLOCK, BLOCK, False
-            )
+            keep = keep_attention(seed, stream, threshold, sequence, head, 0, 0, BLOCK, BLOCK)
             kept_scale = dropout_scale(threshold, dtype)
             scale = kept_scale * scale
             kept = tl.where(keep, weights, 0.0)

@@ -51,9 +51,32 @@ def read_cubin(cubin: bytes) -> Binary:
         place = re.search(r"(0x[0-9a-f]+)\s*$", plain)
         branch = int(place[1], 16) if opcode.startswith("BRA") and place else None
         ends = opcode == "EXIT" and plain == text
+        if re.match(r"UTC\w*MMA", opcode):
+            opcode += tcgen05_shape(plain, instructions)
         instructions.append(Instruction(int(address, 16), opcode, text, branch, ends))
     reserved = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", listing)}
     return Binary(instructions, reserved["REG"], reserved["STACK"])
+
+
+def tcgen05_shape(text: str, before: Sequence[Instruction]) -> str:
+    """Say the shape of Blackwell's matrix instruction as other opcodes do: .128x64x16.
+
+    The instruction names a register that holds its descriptor (PTX ISA, section "Instruction
+    descriptor": the columns over 8 from bit 17, the rows over 16 from bit 24), and a constant is
+    moved there before. A descriptor that came in another way has no shape here, which `count`
+    refuses.
+    """
+    register = "".join(re.findall(r"idesc\[(UR\d+)\]", text))
+    for instruction in reversed(before):
+        written = re.match(rf"(?:@!?U?P\w+\s+)?([\w.]+) {register}, (\S+)", instruction.text)
+        if written and written[1] == "UMOV" and written[2].startswith("0x"):
+            descriptor = int(written[2], 16)
+            rows, columns = (descriptor >> 24 & 31) * 16, (descriptor >> 17 & 63) * 8
+            depth = 8 if descriptor >> 7 & 7 == 2 else 16  # tf32, or 16-bit floats
+            return f".{rows}x{columns}x{depth}"
+        if written:
+            break
+    return ""
 
 
 def read_amdgcn(assembly: str) -> Binary:
@@ -104,15 +127,17 @@ class Counts:
     """What a stretch of instructions does; all but the first three are counts of instructions."""
 
     matrix_flops: int = 0
-    """Of the whole program; 0 for tcgen05, whose shapes are not in the instruction."""
+    """Of the whole program."""
     shared_bytes: int = 0
     """Read and written by the whole program, without what wgmma and tcgen05 read themselves."""
     widest_load: int = 0
     """Bits that one thread loads from global memory at once."""
     instructions: int = 0
     matrix: int = 0
-    wgmma: int = 0
-    tcgen05: int = 0
+    asynchronous: int = 0
+    """wgmma and tcgen05: what keeps Hopper's and Blackwell's tensor cores busy."""
+    waits: int = 0
+    """For wgmma to end."""
     special: int = 0
     """exp2, reciprocal and the like: the unit has a quarter of the others' width or less."""
     local: int = 0
@@ -162,9 +187,11 @@ def _count_matrix(counts: Counts, opcode: str, warps: int) -> None:
     elif base == "HGMMA":
         m, n, k = _shape(r"(\d+)x(\d+)x(\d+)", opcode)
         counts.matrix_flops += 2 * m * n * k * warps // 4
-        counts.wgmma += 1
+        counts.asynchronous += 1
     elif re.match(r"UTC\w*MMA", base):
-        counts.tcgen05 += 1
+        m, n, k = _shape(r"(\d+)x(\d+)x(\d+)", opcode)
+        counts.matrix_flops += 2 * m * n * k  # one thread issues it for the program
+        counts.asynchronous += 1
     elif base.startswith("v_mfma"):
         m, n, k = _shape(r"(\d+)x(\d+)x(\d+)", base)
         counts.matrix_flops += 2 * m * n * k * warps
@@ -188,6 +215,8 @@ def _count_rest(counts: Counts, instruction: Instruction, threads: int) -> None:
         counts.shared_bytes += _bits(opcode) // 8 * threads
     elif base in ("LDG", "LDGSTS") or base.startswith(("global_load", "buffer_load")):
         counts.widest_load = max(counts.widest_load, _bits(opcode))
+    elif opcode.startswith("WARPGROUP.DEPBAR"):
+        counts.waits += 1
     elif base in ("BAR", "s_barrier"):
         counts.barriers += 1
     elif base in ("SHFL", "ds_bpermute_b32", "ds_swizzle_b32") or "dpp" in instruction.text:

@@ -61,52 +61,33 @@ def keep_rows(seed_ptr, stream, threshold, rows, BLOCK: tl.constexpr):
 @triton.jit
 def keep_attention(
     seed, stream, threshold, sequence, head, query, key,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, TRANSPOSED: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """Draw the mask of a tile of attention probabilities: `kernels.philox.keep_attention`.
 
-    The tile is [QUERIES, KEYS] from (query, key) on, [KEYS, QUERIES] if transposed; `query` is a
-    multiple of 16 and `key` of 32. Tensor cores leave a tile of sums in registers so that a thread
-    holds, of each 16 × 32 block, places 8 rows and 8 columns apart; the layout gives those eight
-    to one counter: word 2·(row // 8 % 2) + column // 8 % 2, half column // 16 % 2. So each choice
-    is an axis of two, which is set between the others, and no element changes its thread: the
-    compiler sees which of the two an element takes. (`tl.join` would say the same, but a product
-    whose operand comes from it gets another layout: on an A100 a fifth more instructions.)
+    The tile is [QUERIES, KEYS] from (query, key) on; `query` is a multiple of 16 and `key` of 32.
+    Tensor cores leave a tile of sums in registers so that a thread holds, of each 16 × 32 block,
+    places 8 rows and 8 columns apart; the layout gives those eight to one counter: word
+    2·(row // 8 % 2) + column // 8 % 2, half column // 16 % 2. So each choice is an axis of two,
+    which is set between the others, and no element changes its thread: the compiler sees which of
+    the two an element takes. (`tl.join` would say the same, but a product whose operand comes from
+    it gets another layout: on an A100 a fifth more instructions.)
     """
+    row = query // 2 + tl.arange(0, QUERIES // 2)[:, None]
+    column = key // 4 + tl.arange(0, KEYS // 4)[None, :]
+    zero = tl.zeros_like(row + column)
+    w0, w1, w2, w3 = philox(
+        seed, row + zero, column + zero, zero + sequence, zero + (stream * 65536 + head)
+    )
     two = tl.arange(0, 2)
-    if TRANSPOSED:
-        # Both halves of a counter are apart by 16 rows here: each row shifts its own half up.
-        column = query // 2 + tl.arange(0, QUERIES // 2)[None, :]
-        line = tl.arange(0, KEYS // 2)
-        row = (key // 4 + line // 16 * 8 + line % 8)[:, None]
-        zero = tl.zeros_like(row + column)
-        words = philox(
-            seed, column + zero, row + zero, zero + sequence, zero + (stream * 65536 + head)
-        )
-        up = (16 - line // 8 % 2 * 16).to(tl.uint32)[:, None, None, None]
-        bits = _choose(words, two[None, None, :, None], two[None, None, None, :]) << up
-        bits = bits.reshape(KEYS // 16, 8, QUERIES // 16, 8, 2, 2)  # key 8, query 8: a, b
-        bits = bits.permute(0, 5, 1, 2, 4, 3).reshape(KEYS, QUERIES)
-    else:
-        row = query // 2 + tl.arange(0, QUERIES // 2)[:, None]
-        column = key // 4 + tl.arange(0, KEYS // 4)[None, :]
-        zero = tl.zeros_like(row + column)
-        words = philox(
-            seed, row + zero, column + zero, zero + sequence, zero + (stream * 65536 + head)
-        )
-        bits = _choose(words, two[None, None, :, None], two[None, None, None, :])[:, :, :, :, None]
-        bits = tl.where(two[None, None, None, None, :] == 0, bits << 16, bits)
-        bits = bits.reshape(QUERIES // 16, 8, KEYS // 32, 8, 2, 2, 2)  # … row 8, column 8, half
-        bits = bits.permute(0, 4, 1, 2, 6, 5, 3).reshape(QUERIES, KEYS)
+    row8, column8 = two[None, None, :, None], two[None, None, None, :]
+    upper = tl.where(column8 == 0, w0[:, :, None, None], w1[:, :, None, None])
+    lower = tl.where(column8 == 0, w2[:, :, None, None], w3[:, :, None, None])
+    words = tl.where(row8 == 0, upper, lower)[:, :, :, :, None]
+    bits = tl.where(two == 0, words << 16, words)  # the last axis: which half
+    bits = bits.reshape(QUERIES // 16, 8, KEYS // 32, 8, 2, 2, 2)  # … row 8, column 8, half
+    bits = bits.permute(0, 4, 1, 2, 6, 5, 3).reshape(QUERIES, KEYS)
     return bits >= (threshold.to(tl.uint32) << 16)
-
-
-@triton.jit
-def _choose(words, a, b):
-    """Take word 2a + b of each counter, along two new axes."""
-    w0, w1 = words[0][:, :, None, None], words[1][:, :, None, None]
-    w2, w3 = words[2][:, :, None, None], words[3][:, :, None, None]
-    return tl.where(a == 0, tl.where(b == 0, w0, w1), tl.where(b == 0, w2, w3))
 
 
 @triton.jit

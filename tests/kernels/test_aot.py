@@ -11,9 +11,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from kernels.aot import ARCHITECTURES, Report, faults, main
-from kernels.aot_cases import cases
-from kernels.machine_code import Instruction, count, loops, read_amdgcn
+from kernels.aot import ARCHITECTURES, Report, every_case, faults, main
+from kernels.machine_code import Instruction, count, loops, read_amdgcn, tcgen05_shape
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "benchmarks" / "results" / "kernels_aot.json"
@@ -40,15 +39,41 @@ def test_instructions_are_counted_by_unit():
         code(
             "HGMMA.64x128x16.F32.BF16", "HMMA.16816.F32.BF16", "MUFU.EX2", "LDL.64", "STL",
             "LDSM.16.M88.4", "STS.128", "LDG.E.128", "LDG.E.64", "BAR.SYNC",
-            "SHFL.BFLY", "RED.E.ADD", "FADD",
+            "SHFL.BFLY", "RED.E.ADD", "FADD", "UTCHMMA.128x64x16", "WARPGROUP.DEPBAR.LE",
         ),
         warps=8,
     )  # fmt: skip
-    assert counts.matrix_flops == 2 * 64 * 128 * 16 * 2 + 2 * 16 * 8 * 16 * 8
-    assert (counts.matrix, counts.wgmma, counts.special, counts.local) == (2, 1, 1, 2)
+    by_warp, by_warpgroup, by_program = 2 * 16 * 8 * 16, 2 * 64 * 128 * 16, 2 * 128 * 64 * 16
+    assert counts.matrix_flops == by_warp * 8 + by_warpgroup * 2 + by_program
+    assert (counts.matrix, counts.asynchronous, counts.waits) == (3, 2, 1)
+    assert (counts.special, counts.local) == (1, 2)
     assert counts.shared_bytes == (16 + 16) * 32 * 8
-    assert (counts.widest_load, counts.instructions) == (128, 13)
+    assert (counts.widest_load, counts.instructions) == (128, 15)
     assert (counts.barriers, counts.shuffles, counts.atomics) == (1, 1, 1)
+
+
+MMA = "UTCHMMA gdesc[UR6], gdesc[UR8], tmem[UR44], tmem[UR30], idesc[UR31], !UPT"
+
+
+@pytest.mark.parametrize(
+    ("before", "shape"),
+    [
+        (["UMOV UR31, 0x8200490"], ".128x128x16"),
+        (["UMOV UR31, 0x4110490", "UMOV UR30, 0x8200490"], ".64x64x16"),
+        (["UMOV UR31, 0x8200910"], ".128x128x8"),
+        (["UMOV UR31, 0x8200490", "@UP0 UIADD3 UR31, UR5, 0x1, URZ"], ""),
+        (["UMOV UR31, UR7"], ""),
+        ([], ""),
+    ],
+)
+def test_blackwells_shapes_are_read_from_the_descriptor(before, shape):
+    """Which a constant must have come to, or the shape isn't known: `count` refuses that."""
+    assert tcgen05_shape(MMA, code(*before)) == shape
+
+
+def test_a_matrix_instruction_of_unknown_shape_is_refused():
+    with pytest.raises(ValueError, match="^opcode: expected a matrix instruction with a shape"):
+        count(code(MMA), warps=4)
 
 
 def test_amd_assembly_is_read():
@@ -74,7 +99,7 @@ kernel:
     assert (binary.registers, binary.local_bytes) == (42, 16)
 
 
-GOOD = Report("k", "sm90", 4, 64, 0, 1024, 4, 10.0, 1.0, 8, 0, 0, 0, 128, 0, "")
+GOOD = Report("k", "sm90", 4, 64, 0, 1024, 4, 10.0, 1.0, 8, 2, 0, 0, 0, 128, 0, "")
 
 
 @pytest.mark.parametrize(
@@ -86,8 +111,15 @@ GOOD = Report("k", "sm90", 4, 64, 0, 1024, 4, 10.0, 1.0, 8, 0, 0, 0, 128, 0, "")
         ({"shared_bytes": 232449}, "shared memory 232449, there is 232448"),
         ({"local_in_loops": 2}, "2 accesses to local memory inside loops"),
         ({"matrix_work": 1.5}, "1.50 times the matrix work that is needed"),
-        ({"wgmma": 0}, "matrix work without wgmma"),
-        ({"wgmma": 0, "architecture": "sm80"}, None),
+        ({"asynchronous": 0, "waits": 0}, "matrix work without wgmma or tcgen05"),
+        ({"waits": 0, "architecture": "sm100"}, None),
+        (
+            {"asynchronous": 0, "waits": 0, "architecture": "sm100"},
+            "matrix work without wgmma or tcgen05",
+        ),
+        ({"asynchronous": 0, "waits": 0, "architecture": "sm80"}, None),
+        ({"waits": 7}, None),
+        ({"waits": 8}, "a wait after every wgmma: registers did not suffice to keep them going"),
         ({"atomics": 1}, "1 atomic operations: the result would depend on their order"),
     ],
 )
@@ -102,7 +134,7 @@ def test_the_gate_misses_a_kernel_without_a_record():
 
 def test_the_record_has_every_kernel_on_every_target():
     recorded = set(json.loads(RECORD.read_text())["kernels"])
-    assert recorded == {f"{c.name} | {a}" for a in ARCHITECTURES for c in cases(a)}
+    assert recorded == {f"{c.name} | {a}" for a in ARCHITECTURES for c in every_case(a)}
 
 
 def test_the_command_prints_holds_and_writes(monkeypatch, capsys, tmp_path):
@@ -146,7 +178,7 @@ def test_a_few_kernels_compile_as_recorded():
 def test_every_kernel_compiles_as_recorded(architecture):
     result = compiled("--targets", architecture)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count(f" {architecture} ") == len(cases(architecture))
+    assert result.stdout.count(f" {architecture} ") == len(every_case(architecture))
 
 
 @pytest.mark.errors
