@@ -49,10 +49,13 @@ DATA_CENTRE = ("sm90", "sm100", "sm103", "")
 
 def dq_tile(target: str, head_dim: int, dtype: torch.dtype) -> dict[str, Any]:
     """Choose the tile of the kernel for dquery, for an architecture."""
+    plain = {"DESCRIPTORS": False, "num_stages": 1}
     if dtype in (torch.float32, torch.float64):  # few tensor cores multiply these
-        return {"QUERIES": 32, "KEYS": 32, "DESCRIPTORS": False, "num_warps": 4, "num_stages": 1}
-    if target.startswith("gfx"):
-        return {"QUERIES": 128, "KEYS": 64, "DESCRIPTORS": False, "num_warps": 4, "num_stages": 1}
+        return {"QUERIES": 32, "KEYS": 32, "num_warps": 8, **plain}
+    if target.startswith("gfx"):  # a warp has 32 rows, and 64 KB hold no more at a head_dim of 128
+        if head_dim > 64:
+            return {"QUERIES": 64, "KEYS": 32, "num_warps": 2, **plain}
+        return {"QUERIES": 128, "KEYS": 64, "num_warps": 4, **plain}
     newest = target in DATA_CENTRE
     tile = {"DESCRIPTORS": newest, "num_warps": 4 if newest else 8, "num_stages": 2}
     if head_dim > 64:
@@ -63,7 +66,11 @@ def dq_tile(target: str, head_dim: int, dtype: torch.dtype) -> dict[str, Any]:
 def dkdv_tile(target: str, head_dim: int, dtype: torch.dtype, has_dropout: bool) -> dict[str, Any]:
     """Choose the tile of the kernel for dkey and dvalue: a mask takes registers from the tile."""
     tile = {**dq_tile(target, head_dim, dtype), "TRANSPOSED": False}
-    if dtype in (torch.float32, torch.float64) or target.startswith("gfx") or head_dim > 64:
+    if dtype in (torch.float32, torch.float64):
+        return {**tile, "num_warps": 4}
+    if target.startswith("gfx"):
+        return {**tile, "QUERIES": 128, "KEYS": 64, "num_warps": 4}
+    if head_dim > 64:
         return tile
     if has_dropout:
         return {**tile, "QUERIES": 64, "KEYS": 64, "num_warps": 4}
