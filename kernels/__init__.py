@@ -1,4 +1,4 @@
-"""The operations that BERT is made of, as values: `REFERENCE`, `TORCH`, and what runs them.
+"""The operations that BERT is made of, as values: `REFERENCE`, `TORCH`, `TRITON`.
 
 Nothing is imported until it is asked for, so that a tool which looks for another library of the
 name `kernels` finds a plain package without a version.
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kernels.reference import REFERENCE as REFERENCE
     from kernels.selection import best_for as best_for
     from kernels.torch_set import TORCH as TORCH
+    from kernels.triton_set import TRITON as TRITON
 
 _HOME = {
     "Dropout": "kernels.kernel_set",
@@ -21,6 +22,7 @@ _HOME = {
     "PackedSequences": "kernels.kernel_set",
     "REFERENCE": "kernels.reference",
     "TORCH": "kernels.torch_set",
+    "TRITON": "kernels.triton_set",
     "best_for": "kernels.selection",
 }
 

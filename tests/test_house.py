@@ -48,6 +48,48 @@ def test_kernel_files_do_not_import_the_reference():
             assert "kernels.reference" not in path.read_text(), path
 
 
+def reached_from(name):
+    """A module of `kernels`, and those that it imports, theirs, and so on."""
+    path = ROOT / "kernels" / f"{name}.py"
+    reached, tree = {path}, ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    for node in tree:
+        if isinstance(node, ast.ImportFrom) and node.module == "kernels":
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kernels."):
+            names = [node.module.removeprefix("kernels.")]
+        else:
+            continue
+        for name in names:
+            reached |= reached_from(name)
+    return reached
+
+
+def test_triton_is_for_the_kernels_and_for_the_tool_that_compiles_them():
+    needed = reached_from("triton_set") | reached_from("aot")
+    for package in PACKAGES[:-1]:
+        for path in sources(package):
+            assert "triton" not in set(imported(path)) or path in needed, path
+
+
+def test_a_cpu_needs_no_triton():
+    code = (
+        "import sys; sys.modules['triton'] = None;"
+        "import torch;"
+        "from bert import BertConfig, BertForPreTraining;"
+        "from bert.training.config import TrainingConfig;"
+        "from bert.training.optimizer import build_optimizer;"
+        "model = BertForPreTraining(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1,"
+        "    num_attention_heads=1, intermediate_size=8));"
+        "model(torch.ones(1, 3).long()).prediction_logits.sum().backward();"
+        "build_optimizer(model, TrainingConfig(optimizer='lamb')).step();"
+        "assert 'kernels.triton_set' not in sys.modules"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_every_package_is_one_and_no_room_lacks_a_name():
     for package in PACKAGES:
         for path in sources(package):
