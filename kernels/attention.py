@@ -211,8 +211,8 @@ def forward_tile(
     hopper, blackwell = target in ("", "sm90"), target.startswith("sm10")
     tile["DESCRIPTORS"] = hopper or blackwell
     if dtype in (torch.float32, torch.float64):  # no tensor cores unless tf32 is allowed
-        small = {"QUERIES": 64, "KEYS": 32, "TAIL": 32, "DESCRIPTORS": False}
-        return {**tile, **small, "num_warps": 4, "num_stages": 1}
+        small = {"QUERIES": 32 if head_dim <= 64 else 16, "KEYS": 32, "TAIL": 32}
+        return {**tile, **small, "DESCRIPTORS": False, "num_warps": 4, "num_stages": 1}
     if target.startswith("gfx"):
         return {**tile, "KEYS": 64, "TAIL": 32, "num_warps": 4, "num_stages": 1}
     if head_dim > 64:

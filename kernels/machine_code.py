@@ -182,7 +182,7 @@ def _count_matrix(counts: Counts, opcode: str, warps: int) -> None:
     """Add a matrix instruction: mma.sync, wgmma (4 warps together), tcgen05 or MFMA."""
     base = opcode.split(".")[0]
     if base in ("HMMA", "DMMA"):
-        m, n, k = _shape(r"\.(\d{1,2}?)(8)(\d+)", opcode)
+        m, n, k = _shape(r"\.(\d{1,2}?)x?(8)x?(\d+)", opcode)
         counts.matrix_flops += 2 * m * n * k * warps
     elif base == "HGMMA":
         m, n, k = _shape(r"(\d+)x(\d+)x(\d+)", opcode)

@@ -40,15 +40,16 @@ def test_instructions_are_counted_by_unit():
             "HGMMA.64x128x16.F32.BF16", "HMMA.16816.F32.BF16", "MUFU.EX2", "LDL.64", "STL",
             "LDSM.16.M88.4", "STS.128", "LDG.E.128", "LDG.E.64", "BAR.SYNC",
             "SHFL.BFLY", "RED.E.ADD", "FADD", "UTCHMMA.128x64x16", "WARPGROUP.DEPBAR.LE",
+            "DMMA.16x8x16",
         ),
         warps=8,
     )  # fmt: skip
     by_warp, by_warpgroup, by_program = 2 * 16 * 8 * 16, 2 * 64 * 128 * 16, 2 * 128 * 64 * 16
-    assert counts.matrix_flops == by_warp * 8 + by_warpgroup * 2 + by_program
-    assert (counts.matrix, counts.asynchronous, counts.waits) == (3, 2, 1)
+    assert counts.matrix_flops == 2 * by_warp * 8 + by_warpgroup * 2 + by_program
+    assert (counts.matrix, counts.asynchronous, counts.waits) == (4, 2, 1)
     assert (counts.special, counts.local) == (1, 2)
     assert counts.shared_bytes == (16 + 16) * 32 * 8
-    assert (counts.widest_load, counts.instructions) == (128, 15)
+    assert (counts.widest_load, counts.instructions) == (128, 16)
     assert (counts.barriers, counts.shuffles, counts.atomics) == (1, 1, 1)
 
 
