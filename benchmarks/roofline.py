@@ -296,7 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{TOKENS:,} tokens a batch, bfloat16; predicted µs at least, by a model")
     print(f"{'shape':11} {'card':7} {'kernel':36} {'MB':>8} {'µs':>9}  binds (then)")
     for p in predictions:
-        second = sorted(p.busy, key=p.busy.__getitem__)[-2]
+        second = max(p.busy.keys() - {p.binds}, key=p.busy.__getitem__)
         then = f"{p.binds} ({second}, {p.busy[second] / p.microseconds:.0%})"
         print(
             f"{p.shape:11} {p.card:7} {p.kernel:36} {p.megabytes:8.1f} "
