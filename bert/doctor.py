@@ -101,7 +101,6 @@ def _hardware() -> Iterator[Finding]:
     from bert.training.config import TrainingConfig
     from bert.training.estimate import matmul_speed
     from bert.training.hardware import choose_hardware
-    from kernels import best_for
 
     can = ", ".join(
         f"{name} {'yes' if getattr(torch.cpu, f'_is_{test}_supported', bool)() else 'no'}"
@@ -123,7 +122,7 @@ def _hardware() -> Iterator[Finding]:
     chosen = choose_hardware(TrainingConfig())
     yield Finding("device", f"auto is {chosen.device}")
     yield Finding("precision", f"auto is {chosen.precision}: {chosen.reason}")
-    yield Finding("kernels", f"{best_for(chosen.device).name} on {chosen.device}")
+    yield Finding("kernels", f"{chosen.kernels.name} on {chosen.device}")
     speed = matmul_speed(chosen, 2048, 768, 3072) / 1e9
     yield Finding("speed", f"{speed:,.0f} GFLOP/s in matrix products, {chosen.precision}")
 

@@ -117,12 +117,11 @@ def load(directory: Path, device: str = "auto") -> "tuple[BertForMaskedLM, Token
     from bert.tokenization import Tokenizer
     from bert.training.config import TrainingConfig
     from bert.training.hardware import choose_hardware
-    from kernels import best_for
 
     if (directory / "model" / "config.json").is_file():
         directory = directory / "model"
-    chosen = choose_hardware(TrainingConfig(device=device)).device
-    model = load_pretrained(directory, BertForMaskedLM, kernels=best_for(chosen)).to(chosen)
+    chosen = choose_hardware(TrainingConfig(device=device))
+    model = load_pretrained(directory, BertForMaskedLM, kernels=chosen.kernels).to(chosen.device)
     tokenizer = Tokenizer.load(directory)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(

@@ -14,7 +14,6 @@ from bert.training.config import TrainingConfig
 from bert.training.hardware import Hardware, choose_hardware
 from finetune.classification import EVALUATION_TOKENS, predict_logits
 from finetune.data import TokenRows
-from kernels import best_for
 
 PROBABILITY_DIGITS = 6
 
@@ -89,7 +88,7 @@ class Predictor:
             torch.set_num_threads(threads)
         directory = model_directory(Path(path))
         model, report = load_with_report(
-            directory, BertForSequenceClassification, kernels=best_for(hardware.device)
+            directory, BertForSequenceClassification, kernels=hardware.kernels
         )
         drawn = [*report.missing, *report.mismatched]
         if drawn:

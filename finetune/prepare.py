@@ -20,7 +20,6 @@ from finetune.best import hash_tensors
 from finetune.classification import Classification
 from finetune.config import FinetuneConfig
 from finetune.task import EpochBatches, Task
-from kernels import best_for
 
 TASKS: dict[str, Task[Any]] = {"classification": Classification()}
 
@@ -43,7 +42,7 @@ class Prepared:
 
     def build_model(self, hardware: Hardware) -> Any:
         """Draw the model, or read its encoder and draw its head; on the CPU, in training mode."""
-        kernels = best_for(hardware.device)
+        kernels = hardware.kernels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             if self.config.draws_weights:
@@ -92,7 +91,7 @@ class Prepared:
         threads = self.config.training.threads or torch.get_num_threads()
         lines = [
             f"on {hardware.device}, {hardware.precision} ({hardware.reason}), "
-            f"kernels {best_for(hardware.device).name}, {threads} CPU threads"
+            f"kernels {hardware.kernels.name}, {threads} CPU threads"
         ]
         lines += [f"{purpose}: {rows}" for purpose, rows in self.rows.items()]
         odd = {k: v for k, v in vars(self.tokenizer.report).items() if v and k != "texts"}

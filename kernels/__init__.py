@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kernels.kernel_set import PackedSequences as PackedSequences
     from kernels.reference import REFERENCE as REFERENCE
     from kernels.selection import best_for as best_for
+    from kernels.selection import choose as choose
     from kernels.torch_set import TORCH as TORCH
     from kernels.triton_set import TRITON as TRITON
 
@@ -24,6 +25,7 @@ _HOME = {
     "TORCH": "kernels.torch_set",
     "TRITON": "kernels.triton_set",
     "best_for": "kernels.selection",
+    "choose": "kernels.selection",
 }
 
 

@@ -33,7 +33,7 @@ from bert.training.hardware import choose_hardware
 from bert.training.loop import train
 from bert.training.progress import say
 from bert.training.result import TrainingResult
-from kernels import KernelSet, best_for
+from kernels import KernelSet
 from pretrain.batches import PretrainingBatch, PretrainingBatches, held_out_batches
 from pretrain.config import PretrainConfig
 from pretrain.corpus import Corpus
@@ -94,7 +94,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     )
     held_out = _held_out(config, tokenizer)
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
-    kernels = best_for(hardware.device)
+    kernels = hardware.kernels
     model = build_model(config, model_config, kernels)
     domain = _domain(config, tokenizer)
     if config.word_vectors:

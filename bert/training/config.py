@@ -20,6 +20,7 @@ CHANGEABLE = frozenset(
         "loader_workers",
         "max_bad_steps",
         "device",
+        "kernels",
         "threads",
     }
 )
@@ -69,6 +70,8 @@ class TrainingConfig:
     """Seed of dropout."""
     device: str = "auto"
     """Where to train: cpu, cuda, cuda:1; auto: cuda where there is one."""
+    kernels: Literal["auto", "torch", "triton", "reference"] = "auto"
+    """What computes; auto: torch's operations. Ours in Triton were not yet run on a GPU."""
     threads: int | None = None
     """CPU threads of torch; None: as many as torch chooses."""
 

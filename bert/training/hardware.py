@@ -1,4 +1,4 @@
-"""Where a run computes, and in which precision: chosen once, and said."""
+"""Where a run computes, in which precision and with which kernels: chosen once, and said."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from bert.training.config import TrainingConfig
+from kernels import TORCH, KernelSet, choose
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """The device and precision that were picked.
+    """The device, the precision and the kernels that were picked.
 
     `precision` is "float32" or "bfloat16": the latter computes matrix products in bfloat16 by
     autocast, while parameters, gradients and optimiser stay as they are.
@@ -20,6 +21,7 @@ class Hardware:
     device: torch.device
     precision: str
     reason: str
+    kernels: KernelSet = TORCH
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context that a forward pass runs in."""
@@ -29,18 +31,20 @@ class Hardware:
 
 
 def choose_hardware(config: TrainingConfig) -> Hardware:
-    """Pick the device and the precision that the configuration asks for.
+    """Pick the device, the precision and the kernels that the configuration asks for.
 
     Raises:
-        ValueError: a device that torch can't use here, or bfloat16 on a GPU without it.
+        ValueError: a device that torch can't use here, bfloat16 on a GPU without it, or kernels
+            that the device can't run.
     """
     device = _device(config.device)
+    kernels = choose(config.kernels, device)
     native, reason = _has_native_bfloat16(device)
     if config.precision == "auto":
-        return Hardware(device, "bfloat16" if native else "float32", reason)
+        return Hardware(device, "bfloat16" if native else "float32", reason, kernels)
     if config.precision == "bfloat16" and device.type == "cuda" and not native:
         raise ValueError(f"precision: expected float32, got bfloat16: {reason}")
-    return Hardware(device, config.precision, "as asked")
+    return Hardware(device, config.precision, "as asked", kernels)
 
 
 def _device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from torch import nn
 
 from bert.training.config import TrainingConfig
 from bert.training.lamb import Lamb
-from kernels import best_for
+from kernels import choose
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -23,7 +23,7 @@ def build_optimizer(objective: nn.Module, config: TrainingConfig) -> torch.optim
     """Make the optimiser over the trainable parameters, in named groups.
 
     A tied parameter has one place, under its first name. AdamW (Loshchilov and Hutter 2019) takes
-    torch's fused kernel where there is one for the device, LAMB the one of `best_for` the device;
+    torch's fused kernel where there is one for the device, LAMB the one of `config.kernels`;
     as in its authors' code, what has no weight decay has no trust ratio.
 
     Raises:
@@ -51,7 +51,7 @@ def build_optimizer(objective: nn.Module, config: TrainingConfig) -> torch.optim
         return torch.optim.AdamW(groups, **settings, fused=device.type in ("cpu", "cuda"))
     for group in groups:
         group["is_adapted"] = group["name"] == "decay"
-    return Lamb(groups, **settings, kernels=best_for(device))
+    return Lamb(groups, **settings, kernels=choose(config.kernels, device))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

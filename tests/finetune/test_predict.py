@@ -195,9 +195,9 @@ def test_an_encoder_without_a_trained_head_is_refused(predictor, tokenizer, tmp_
     )
 
 
-def test_it_runs_on_the_best_kernels_for_the_device(predictor, tokenizer, tmp_path, monkeypatch):
+def test_it_runs_on_the_kernels_of_the_hardware(predictor, tokenizer, tmp_path, monkeypatch):
     save_pretrained(predictor.model, tmp_path, tokenizer)
-    monkeypatch.setattr("finetune.predictor.best_for", lambda device: REFERENCE)
+    monkeypatch.setattr("bert.training.hardware.choose", lambda name, device: REFERENCE)
     assert Predictor.load(tmp_path).model.bert.kernels is REFERENCE
 
 

@@ -124,7 +124,7 @@ def test_it_runs_on_the_kernels_that_it_names(config, tmp_path, monkeypatch, cap
         return TORCH.layer_norm(x, *rest)
 
     mine = replace(TORCH, name="MINE", layer_norm=counted)
-    monkeypatch.setattr("pretrain.run.best_for", lambda device: mine)
+    monkeypatch.setattr("bert.training.hardware.choose", lambda name, device: mine)
     short = replace(config, training=replace(config.training, budget="1"))
     first = pretrain(short)
     seen = len(rows)

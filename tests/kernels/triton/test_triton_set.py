@@ -8,7 +8,7 @@ from bert.encoder import Layer
 from bert.model import init_weights
 from bert.packing import PackedBatch
 from bert.pretraining import BertForPreTraining
-from kernels import REFERENCE, TORCH, TRITON, PackedSequences, best_for
+from kernels import REFERENCE, TORCH, TRITON, PackedSequences, choose
 from tests.bert.training.toy import ToyObjective, run
 
 CONFIG = BertConfig(
@@ -115,7 +115,7 @@ def test_a_layer_compiles_as_one_graph():
 
 
 def test_lamb_in_the_loop_is_resumed_to_the_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr("bert.training.optimizer.best_for", lambda device: TRITON)
+    monkeypatch.setattr("bert.training.optimizer.choose", lambda name, device: TRITON)
     weights = []
     for budgets in (("4",), ("2", "4")):
         objective = ToyObjective()
@@ -132,25 +132,31 @@ def test_lamb_in_the_loop_is_resumed_to_the_bit(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "interpreted", "capability", "expected"),
-    [
-        ("cpu", False, (9, 0), TORCH),
-        ("cuda", False, (9, 0), TRITON),
-        ("cuda:1", False, (8, 0), TRITON),
-        ("cuda", False, (7, 5), TORCH),
-        ("cuda", True, (9, 0), TORCH),
-    ],
+    ("device", "interpreted", "capability"),
+    [("cuda", False, (9, 0)), ("cuda:1", False, (8, 0)), ("cpu", True, None)],
 )
-def test_a_gpu_that_the_kernels_are_made_for_gets_them(
-    monkeypatch, device, interpreted, capability, expected
-):
+def test_triton_is_given_where_it_can_run(monkeypatch, device, interpreted, capability):
     monkeypatch.setattr("kernels.device.INTERPRETED", interpreted)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
-    assert best_for(device) is expected
+    assert choose("triton", device) is TRITON
+    assert choose("auto", device) is TORCH  # not yet tried on a GPU
+    assert choose("torch", device) is TORCH and choose("reference", device) is REFERENCE
 
 
-def test_without_triton_a_gpu_gets_torch(monkeypatch):
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("device", "capability", "installed", "message"),
+    [
+        ("cpu", None, True, "expected torch or reference on cpu, since"),
+        ("cuda", (7, 5), True, "expected torch or reference on cuda, since"),
+        ("cuda", (9, 0), False, "expected torch or reference, since Triton isn't installed"),
+    ],
+)
+def test_triton_is_refused_where_it_cannot(monkeypatch, device, capability, installed, message):
     monkeypatch.setattr("kernels.device.INTERPRETED", False)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr("kernels.selection.find_spec", lambda name: None)
-    assert best_for("cuda") is TORCH
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    monkeypatch.setattr("kernels.selection.find_spec", lambda name: installed or None)
+    with pytest.raises(ValueError, match=f"^kernels: {message}"):
+        choose("triton", device)
+    with pytest.raises(ValueError, match="^kernels: expected auto, torch, triton or reference, g"):
+        choose("tritton", device)
