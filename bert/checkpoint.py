@@ -134,17 +134,20 @@ def load_with_report(
 
 
 def model_directory(path: Path) -> Path:
-    """Find the transformer in a directory, which sentence-transformers may hold one deeper.
+    """Find the model in a directory: there, in a run's `model`, or where modules.json says.
 
     Raises:
-        ValueError: not a directory, or modules.json leads out of it.
+        ValueError: not a directory, there is none in it, or modules.json leads out of it.
     """
     if not path.is_dir():
         raise ValueError(
             f"{path}: expected a directory with config.json and weights (nothing is downloaded)"
         )
     if not (path / "modules.json").exists():
-        return path
+        for found in (path, path / "model"):
+            if (found / "config.json").exists():
+                return found
+        raise ValueError(f"{path}: expected a model (config.json and weights) in it, got none")
     modules = read_json(path / "modules.json")
     try:
         inner = modules[0]["path"]

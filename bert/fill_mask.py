@@ -112,14 +112,13 @@ def load(directory: Path, device: str = "auto") -> "tuple[BertForMaskedLM, Token
     Raises:
         ValueError: there is none, it has no head for masked words, or they don't fit together.
     """
-    from bert.checkpoint import load_pretrained
+    from bert.checkpoint import load_pretrained, model_directory
     from bert.pretraining import BertForMaskedLM
     from bert.tokenization import Tokenizer
     from bert.training.config import TrainingConfig
     from bert.training.hardware import choose_hardware
 
-    if (directory / "model" / "config.json").is_file():
-        directory = directory / "model"
+    directory = model_directory(directory)
     chosen = choose_hardware(TrainingConfig(device=device))
     model = load_pretrained(directory, BertForMaskedLM, kernels=chosen.kernels).to(chosen.device)
     tokenizer = Tokenizer.load(directory)

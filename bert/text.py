@@ -20,8 +20,8 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Characters tokenized in one go. A text's time grows faster than its length: 9 MB at once take
@@ -125,7 +125,7 @@ def read_lines(path: str | Path, report: TextReport | None = None) -> Iterator[s
         raise ValueError(f"{path}: line {number}: cannot be unpacked: {error}") from error
 
 
-def _open(path: Path) -> TextIO:
+def _open(path: Path) -> TextIOWrapper:
     unpack = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
     # "surrogateescape" turns a byte that is not UTF-8 into one of U+DC80 to U+DCFF: countable.
     return unpack(path, "rt", encoding="utf-8", errors="surrogateescape")

@@ -216,7 +216,12 @@ class Tokenizer:
         lengths = np.fromiter(map(len, plain), np.int64, len(plain)) // array("i").itemsize
         return np.frombuffer(bytearray().join(plain), np.int32), lengths
 
-    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+    def decode(
+        self,
+        ids: Iterable[int] | Int64[np.ndarray, " tokens"],
+        *,
+        skip_special_tokens: bool = True,
+    ) -> str:
         """Join the tokens of ids to a text; what cleaning and lower-casing took is not back."""
         numbers = [int(number) for number in ids]
         for place, number in enumerate(numbers):

@@ -167,8 +167,8 @@ def _choose_characters(
         inside += [character] * is_inside
     if not kept:
         raise ValueError(
-            f"source: expected text for {vocab_size} tokens, got {characters.total()} characters"
-            f" of which none fits (min_frequency {min_frequency})"
+            f"text: expected enough for {vocab_size} tokens, got {characters.total()} characters "
+            f"in all, none of which occurs {min_frequency} times and fits"
         )
     return kept, inside
 

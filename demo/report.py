@@ -87,7 +87,8 @@ def write_report(outcome: Outcome) -> str:
             "pretrained": f"Fine-tuned on {recipe.LABELS} labelled film reviews after pretraining",
             "scratch": "The same network on the same reviews, without pretraining",
         }[name]
-        parts += [f"## {title}: test set", fenced(result.scores["test"].text)]
+        steps = f"{result.training.step:,} steps in {result.training.elapsed:.0f} s."
+        parts += [f"## {title}: test set", steps, fenced(result.scores["test"].text)]
     parts += [
         "## In one line",
         f"Right on the test set: {accuracy['pretrained']:.1%} with pretraining, "

@@ -26,7 +26,7 @@ from pretrain.config import PretrainConfig
 from pretrain.run import PretrainResult, find_tokenizer, open_corpus, pretrain
 
 MINIMUM = 10.0
-"""Seconds of training without which there is nothing to see."""
+"""Seconds that a part is given at least; without them there is nothing to see."""
 
 
 class Ledger:
@@ -45,9 +45,13 @@ class Ledger:
         if path.exists():
             found = read_json(path)
             if found["settings"] != settings:
+                asked, was = (
+                    f"--budget {given['budget']:.0f}s --seed {given['seed']:.0f}"
+                    for given in (settings, found["settings"])
+                )
                 raise ValueError(
-                    f"out: expected an empty directory, or a run with {settings}; "
-                    f"{path} has {found['settings']}"
+                    f"out: expected an empty directory for {asked}, but {path.parent} has a run "
+                    f"of {was}; delete it to begin anew"
                 )
             self.budgets, self.before = found["budgets"], found["spent"]
         self.started = time.monotonic()
@@ -59,17 +63,13 @@ class Ledger:
     def budget(self, part: str, share: float) -> str:
         """Give a part its share of what is left, or what it was given before.
 
-        Raises:
-            ValueError: nothing is left to train in.
+        A part of a run that is late still has `MINIMUM` seconds: a demo ends in a report.
         """
         if part not in self.budgets:
             left = self.settings["budget"] - self.spent() - recipe.RESERVE
-            if left < MINIMUM:
-                raise ValueError(
-                    f"budget: expected at least {self.spent() + recipe.RESERVE + MINIMUM:.0f}s on "
-                    f"this machine, got {self.settings['budget']:.0f}s"
-                )
-            self.budgets[part] = share * left
+            if share * left < MINIMUM:
+                say(f"the budget is used up: {MINIMUM:.0f} s for this part all the same")
+            self.budgets[part] = max(share * left, MINIMUM)
             self.save()
         return f"{self.budgets[part]:.1f}s"
 
@@ -105,7 +105,7 @@ def run_parts(config: DemoConfig, ledger: Ledger) -> int:
     prepare(plan("1"))
 
     budget = ledger.budget("pretraining", recipe.PRETRAINING_SHARE)
-    heading(2, f"pretraining on masked words and next sentences, {budget}")
+    heading(2, f"pretraining on masked words and next sentences, for {budget}")
     pretrained = pretrain(plan(budget))
     if pretrained.model is None:
         return stopped(pretrained)
@@ -113,7 +113,7 @@ def run_parts(config: DemoConfig, ledger: Ledger) -> int:
     budget = ledger.budget("finetuning", 0.5)
     outcomes: dict[str, FinetuneResult] = {}
     for number, name in ((3, "pretrained"), (4, "scratch")):
-        heading(number, f"fine-tuning on {recipe.LABELS} film reviews, {name}, {budget}")
+        heading(number, f"fine-tuning on {recipe.LABELS} film reviews, {name}, for {budget}")
         outcomes[name] = finetune(
             recipe.finetuning(
                 pretrained.model,

@@ -37,11 +37,11 @@ class Columns:
     """Which columns of the files hold what; None: the usual names are looked for."""
 
     text_a: str | None = None
-    """The text, or the first one of a pair."""
+    """The text, or the first one of a pair; usual: text, text_a, sentence, sentence1, premise."""
     text_b: str | None = None
-    """The second text of a pair; looked for only where text_a is too."""
+    """The second text of a pair, looked for only where text_a is too; usual: text_b, sentence2."""
     label: str | None = None
-    """The class."""
+    """The class; usual: label, labels, class, target."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Case:
     elements: int
     """Elements of one program, or of one round of its loop: what instructions are divided by."""
     per: Literal["program", "loop"] = "program"
-    bytes_per_element: float = 0.0
+    bytes_per_element: float | int = 0
     """What must move between the GPU's memory and its processors."""
     matrix_flops_per_element: int = 0
     """What the mathematics asks of the tensor cores: more than that in the binary is waste."""

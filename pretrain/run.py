@@ -104,6 +104,11 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         f"an epoch is {batches.batches_per_epoch:,} micro-batches, "
         f"{corpus.manifest['tokens']:,} tokens of text"
     )
+    odd = {k: v for k, v in corpus.manifest["text"].items() if v and k != "texts"}
+    if odd:
+        say(f"odd things in the texts (bert/text.py): {json.dumps(odd)}")
+    if corpus.manifest["vocab_size"] < config.vocab_size and config.is_learned:
+        say(f"the text has words for {corpus.manifest['vocab_size']:,} tokens only")
 
     def judge() -> Mapping[str, float]:
         return evaluate(model, held_out, unigram)

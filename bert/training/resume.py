@@ -52,15 +52,15 @@ def find_start(
     if checkpoint is None or checkpoint.path.parent != run.checkpoints:
         if run.has_run() and not overwrite:
             raise ValueError(
-                f"run_dir: {run.path} holds a run; resume it (resume auto), "
-                "train in another directory, or overwrite it"
+                f"out: {run.path} holds a run; resume it (--resume auto), choose another out, or "
+                "delete it (--overwrite)"
             )
         return Start(checkpoint, "everything")
     newer = _newer(run, checkpoint)
     if newer and not overwrite:
         raise ValueError(
             f"resume: {newer[-1]} is newer than {checkpoint.path.name}; "
-            "resume that, train in another run_dir, or overwrite it"
+            "resume that, choose another out, or delete it (--overwrite)"
         )
     return Start(checkpoint, "newer")
 

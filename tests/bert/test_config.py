@@ -118,6 +118,7 @@ json_values = st.recursive(
 names = st.sampled_from([f.name for f in fields(BertConfig)] + ["model_type", "num_labels"])
 
 
+@pytest.mark.errors
 @given(st.dictionaries(names, json_values))
 def test_any_json_is_a_config_or_a_one_line_error(values):
     try:

@@ -137,6 +137,7 @@ def test_the_error_strategy_names_row_and_lengths(tokenizer):
         tokenizer.encode_batch(["a b"], ["c"], **options)
 
 
+@pytest.mark.errors
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -151,6 +152,7 @@ def test_rows_that_are_no_text_are_refused_by_name(tokenizer, arguments, message
         tokenizer.encode_batch(*arguments)
 
 
+@pytest.mark.errors
 def test_options_out_of_range_are_refused(tokenizer):
     with pytest.raises(ValueError, match="max_length: expected at least 3, got 2"):
         tokenizer.encode("a", "b", max_length=2)

@@ -129,13 +129,14 @@ def test_odd_text_is_counted_and_teaches_nothing(tmp_path):
     assert tokenizer.encode("[MASK]").tokens[1:-1] == ["[", "mask", "]"]
 
 
+@pytest.mark.errors
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("corpus.txt", "source: expected texts and Paths, got one str"),
         (Path("corpus.txt"), "source: expected texts and Paths, got one PosixPath"),
-        ([], "source: expected text for 99 tokens, got 0 characters of which none fits"),
-        (["a b"], "source: expected text for 99 tokens, got 3 characters of which none fits"),
+        ([], "text: expected enough for 99 tokens, got 0 characters in all, none of which"),
+        (["a b"], "text: expected enough for 99 tokens, got 3 characters in all, none of which"),
         (["a", None], r"source: expected texts and Paths, got a NoneType"),
     ],
 )

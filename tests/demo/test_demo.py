@@ -72,7 +72,9 @@ def test_another_budget_in_the_same_directory_is_refused(small):
     settings = {"budget": 360.0, "seed": 0}
     Ledger(small.out / "demo.json", settings).save()
     assert module.Ledger(small.out / "demo.json", settings).before < 1
-    with pytest.raises(ValueError, match="^out: expected an empty directory, or a run with "):
+    with pytest.raises(
+        ValueError, match="^out: expected an empty directory for --budget 420s --seed 0, but "
+    ):
         module.run(replace(small, budget="7min"))
 
 
@@ -92,8 +94,7 @@ def test_the_ledger_keeps_to_the_budget_over_all_starts(tmp_path, monkeypatch):
     clock[0] += 80
     assert resumed.budget("finetuning", 0.5) == f"{(360 - 220 - recipe.RESERVE) / 2:.1f}s"
     clock[0] += 200
-    with pytest.raises(ValueError, match="^budget: expected at least 465s on this machine"):
-        resumed.budget("more", 1)
+    assert resumed.budget("more", 1) == f"{module.MINIMUM:.1f}s"  # late, and yet to a report
 
 
 @pytest.mark.errors

@@ -103,3 +103,11 @@ def test_a_model_that_is_not_there_is_told(make_config):
     assert str(error.value) == (
         "model: expected a directory, a config.json or a preset, got 'nowhere'"
     )
+
+
+@pytest.mark.errors
+def test_a_pretraining_run_is_not_fine_tuned_into(make_config):
+    config = make_config()
+    (config.out / "data").mkdir(parents=True)
+    with pytest.raises(ValueError, match="^out: expected no run of bert pretrain in it, got one"):
+        run_it(config)

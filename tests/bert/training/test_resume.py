@@ -209,7 +209,7 @@ OTHER = {
 
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(TrainingConfig)])
 def test_what_would_change_the_numbers_is_refused_by_name(tmp_path, name):
-    if name in ("device", "threads"):
+    if name in ("device", "kernels", "threads"):
         pytest.skip("one device and one thread here; see the test below")
     assert getattr(config(), name) != OTHER[name]
     run(tmp_path, budget="2")
@@ -295,7 +295,7 @@ def test_a_path_that_is_no_checkpoint_is_named(tmp_path, name):
 
 def test_none_deletes_a_run_only_if_told_to(tmp_path, capsys):
     result = run(tmp_path, budget="2")
-    with pytest.raises(ValueError, match="^run_dir: .* holds a run; resume it"):
+    with pytest.raises(ValueError, match="^out: .* holds a run; resume it"):
         run(tmp_path, budget="3", resume="none")
     assert load_checkpoint(result.checkpoint).state.step == 2
     # What is refused for another reason deletes nothing either.
@@ -323,7 +323,7 @@ def test_an_older_path_deletes_the_newer_only_if_told_to(tmp_path, never_stopped
 def test_a_path_of_another_run_does_not_mix_with_the_one_here(tmp_path):
     other = run(tmp_path / "other", budget="2").checkpoint
     run(tmp_path / "here", budget="1")
-    with pytest.raises(ValueError, match="^run_dir: .* holds a run"):
+    with pytest.raises(ValueError, match="^out: .* holds a run"):
         run(tmp_path / "here", resume=other)
     # Refused for what it is, before anything is deleted.
     with pytest.raises(ValueError, match="^seed"):
