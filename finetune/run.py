@@ -71,7 +71,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     """
     if config.validation_file is not None or config.test_file is not None:
         require_scikit_learn()
-    if (config.out / "data").is_dir():
+    description = config.out / "run.json"
+    if description.exists() and "task" not in read_json(description)["identity"]:
         raise ValueError(f"out: expected no run of bert pretrain in it, got one in {config.out}")
     prepared = prepare(config)
     task, config, rows = prepared.task, prepared.config, prepared.rows

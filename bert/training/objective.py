@@ -1,5 +1,6 @@
 """What a task must offer so that the loop can train it."""
 
+from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -32,17 +33,18 @@ class Batches(Protocol[BatchT]):
         ...
 
 
-class Objective(nn.Module, Generic[BatchT]):
+class Objective(nn.Module, Generic[BatchT], ABC):
     """A model together with the losses that it is trained on.
 
     Between optimiser steps only parameters may change: a window that is abandoned half-way,
     or whose loss is NaN, must leave no trace in the buffers.
     """
 
+    @abstractmethod
     def counts(self, batch: BatchT) -> dict[str, int]:
         """Return how many terms each loss has in a batch that is still on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(
         self, batch: BatchT, dropout_seed: Int64[Tensor, ""]
     ) -> dict[str, Float[Tensor, ""]]:
@@ -55,4 +57,3 @@ class Objective(nn.Module, Generic[BatchT]):
         Returns:
             Sums in float32 (float64 for a float64 model).
         """
-        raise NotImplementedError

@@ -108,6 +108,7 @@ def test_a_model_that_is_not_there_is_told(make_config):
 @pytest.mark.errors
 def test_a_pretraining_run_is_not_fine_tuned_into(make_config):
     config = make_config()
-    (config.out / "data").mkdir(parents=True)
+    config.out.mkdir()
+    (config.out / "run.json").write_text(json.dumps({"identity": {"start": "drawn"}}))
     with pytest.raises(ValueError, match="^out: expected no run of bert pretrain in it, got one"):
         run_it(config)
