@@ -97,7 +97,8 @@ def leave_signals_to_parent(worker: int) -> None:
 
     A terminal, systemd or Slurm signals every process of the run, and a worker that died of it
     would take the step that is under way with it. The parent's own SIGTERM must work: it is how
-    torch ends a worker that doesn't end by itself.
+    torch ends a worker that doesn't end by itself. It ends with 0, as torch's own handler does:
+    at another code torch raises in the parent, which may be about to end the other workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS doesn't say who sent a signal
@@ -108,7 +109,7 @@ def leave_signals_to_parent(worker: int) -> None:
     def end_with_parent() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
             pass
-        os._exit(exit_code(signal.SIGTERM))
+        os._exit(0)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
 

@@ -82,6 +82,16 @@ def test_a_stuck_worker_does_not_outlive_its_parent():
     assert not any(map(runs, pids))
 
 
+def test_a_worker_that_its_parent_ended_has_not_failed():
+    # Else torch raises in the parent while it ends its workers, and the rest of them live on.
+    with closing(micro_batches(ToyBatches(), 0, 2)) as source:
+        next(source)
+        for child in multiprocessing.active_children():
+            child.terminate()
+            child.join(10)
+            assert child.exitcode == 0
+
+
 @pytest.mark.parametrize("repeat", range(3))
 def test_a_dead_worker_ends_the_run_soon(repeat):
     with closing(micro_batches(ToyBatches(), 0, 2)) as source:
