@@ -4,7 +4,8 @@
 
 Runs the demo for each seed, all of it: vocabulary, word vectors, pretraining and both
 fine-tunings. Then it fine-tunes the same pretrained networks in other ways, each for as long as
-the demo's own: with fewer of their layers drawn anew, and with all labels. Prints and writes down
+the demo's own: with fewer of their layers drawn anew, with all labels, and each of the demo's two
+networks with the other's dropout. Prints and writes down
 the accuracy on the test set of each, its mean and standard deviation over the seeds, and how far
 the demo's two networks are apart beside their spread.
 """
@@ -52,10 +53,13 @@ def variants(demo: FinetuneConfig) -> dict[str, FinetuneConfig]:
         f"{layers - redrawn} of {layers} layers kept": replace(demo, redrawn_layers=redrawn)
         for redrawn in range(layers)
     }
-    everything = replace(demo, train_rows=None)
+    budget = demo.training.budget or ""
+    scratch = recipe.finetuning(Path(demo.model), demo.out, demo.seed, budget, from_scratch=True)
     return kept | {
-        "all labels, pretrained": everything,
-        "all labels, scratch": replace(everything, redrawn_layers=0, from_scratch=True),
+        "pretrained, scratch's dropout": replace(demo, dropout=recipe.SCRATCH_DROPOUT),
+        "scratch, pretrained's dropout": replace(scratch, dropout=recipe.PRETRAINED_DROPOUT),
+        "all labels, pretrained": replace(demo, train_rows=None),
+        "all labels, scratch": replace(scratch, train_rows=None),
     }
 
 
@@ -115,7 +119,7 @@ def main() -> None:
     config.out.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in summary["table"].items():
         seeds = " ".join(f"{accuracy:.3f}" for accuracy in row["seeds"])
-        print(f"{name:26}  {row['mean']:.3f} ± {row['sd']:.3f}   {seeds}")
+        print(f"{name:30}  {row['mean']:.3f} ± {row['sd']:.3f}   {seeds}")
     print(f"gap {summary['mean_gap']:+.3f}; greatest spread of the seeds {summary['spread']:.3f}")
 
 

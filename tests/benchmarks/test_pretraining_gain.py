@@ -25,7 +25,16 @@ def test_means_gaps_and_the_greater_spread():
 def test_each_variant_differs_from_the_demo_in_one_way():
     demo = recipe.finetuning(Path("m"), Path("o"), 0, "9s", from_scratch=False)
     others = variants(demo)
-    assert [other.redrawn_layers for other in others.values()] == [0, 1, 2, 0]
-    assert [other.train_rows for other in others.values()] == [500, 500, None, None]
-    assert [other.from_scratch for other in others.values()] == [False, False, False, True]
+    table = [
+        (other.redrawn_layers, other.train_rows, other.from_scratch, other.dropout)
+        for other in others.values()
+    ]
+    assert table == [
+        (0, 500, False, 0.5),
+        (1, 500, False, 0.5),
+        (2, 500, False, 0.3),
+        (0, 500, True, 0.5),
+        (2, None, False, 0.5),
+        (0, None, True, 0.3),
+    ]
     assert {other.training for other in others.values()} == {demo.training}
