@@ -261,7 +261,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from None
+        raise ValueError(f"{path}: expected JSON: {error}") from None
 
 
 PRESETS: dict[str, BertConfig] = {

@@ -222,7 +222,7 @@ def _from_json(line: str) -> tuple[str, str | None]:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"expected JSON, got {error}" if line else "expected JSON, got nothing"
+            f"expected JSON: {error}" if line else "expected JSON, got nothing"
         ) from None
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, got {type(record).__name__}")

@@ -247,7 +247,7 @@ def _read_jsonl(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place}: expected JSON, got {error}") from None
+            raise ValueError(f"{place}: expected JSON: {error}") from None
         if not isinstance(record, dict):
             raise ValueError(f"{place}: expected an object, got {_shown(record)}")
         yield lines.number, record

@@ -106,7 +106,7 @@ def test_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json: no such file$"):
         BertConfig.load(tmp_path)
     (tmp_path / "config.json").write_bytes(b"\xff{")
-    with pytest.raises(ValueError, match=r"config\.json: expected JSON, got "):
+    with pytest.raises(ValueError, match=r"config\.json: expected JSON: "):
         BertConfig.load(tmp_path)
 
 

@@ -174,7 +174,7 @@ def test_an_error_names_the_file_the_line_and_the_column(tmp_path, name, content
 @pytest.mark.parametrize("line", ["{", "[" * 100_000, '{"label": 1' + "0" * 10_000 + "}"])
 def test_what_is_not_json_is_told_with_its_line(tmp_path, line):
     path = write(tmp_path / "a.jsonl", f'{{"text": "a", "label": 1}}\n{line}\n')
-    with pytest.raises(ValueError, match="line 2: expected JSON, got "):
+    with pytest.raises(ValueError, match="line 2: expected JSON: "):
         read(path)
 
 
