@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bert.config import read_json
 from bert.training.progress import say
+from bert.training.run_directory import refuse_file
 from demo import recipe
 from demo.config import DemoConfig
 from demo.report import Outcome, compare_with_transformers, fill_in, write_report
@@ -84,6 +85,7 @@ class Ledger:
 
 def run(config: DemoConfig) -> int:
     """Run the demo, or go on with it; return the exit code."""
+    refuse_file(config.out)
     settings = {"budget": config.seconds, "seed": config.seed}
     ledger = Ledger(config.out / "demo.json", settings)
     try:

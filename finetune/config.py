@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from bert.checked import Checked
 from bert.config import PRESETS
 from bert.training.config import TrainingConfig
 
@@ -45,7 +46,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(Checked):
     """Fine-tune a BERT on labelled texts, and test it.
 
     Raises:
@@ -129,10 +130,6 @@ class FinetuneConfig:
             raise ValueError(
                 f"tokenizer: expected a directory, since {self.model} has none, got None"
             )
-
-    def _require(self, name: str, expected: str, is_valid: bool) -> None:
-        if not is_valid:
-            raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
 
     @property
     def is_preset(self) -> bool:

@@ -29,6 +29,7 @@ from bert.training.hardware import choose_hardware
 from bert.training.loop import train
 from bert.training.progress import say
 from bert.training.result import TrainingResult
+from bert.training.run_directory import refuse_file
 from finetune.best import BestWeights
 from finetune.card import model_card
 from finetune.config import FinetuneConfig
@@ -71,6 +72,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     """
     if config.validation_file is not None or config.test_file is not None:
         require_scikit_learn()
+    refuse_file(config.out)
     description = config.out / "run.json"
     if description.exists() and "task" not in read_json(description)["identity"]:
         raise ValueError(f"out: expected no run of bert pretrain in it, got one in {config.out}")

@@ -4,10 +4,10 @@ Nothing is lost in silence: what would have to be deleted is refused unless over
 for, and what was damaged is renamed and told.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bert.training.checkpoint_files import (
     DamagedCheckpoint,
@@ -83,21 +83,37 @@ def check_identity(checkpoint: Checkpoint, identity: Identity, say: Callable[[st
     told and allowed.
 
     Raises:
-        ValueError: a setting or the data differ; the message names the first that does.
+        ValueError: settings or data differ; the message tells of the first and names the others,
+            one inside of another as "model.hidden_size".
     """
-    before, now = checkpoint.identity, identity
-    for name in sorted(before.fixed.keys() | now.fixed.keys()):
-        if before.fixed.get(name) != now.fixed.get(name):
-            raise ValueError(
-                f"{name}: expected {before.fixed.get(name)!r}, as {checkpoint.path.name} was "
-                f"trained, got {now.fixed.get(name)!r}; a resumed run can't change it"
-            )
-    for name in sorted(before.machine.keys() | now.machine.keys()):
-        if before.machine.get(name) != now.machine.get(name):
-            say(
-                f"{name} was {before.machine.get(name)}, is {now.machine.get(name)}: "
-                "the same run, but no longer bit by bit"
-            )
+    differing = _differing(checkpoint.identity.fixed, identity.fixed)
+    if differing:
+        (name, (before, now)), *others = differing.items()
+        also = f"; other, too: {', '.join(name for name, _ in others)}" if others else ""
+        raise ValueError(
+            f"{name}: expected {before}, as {checkpoint.path.name} was trained, got {now}; "
+            f"a resumed run can't change it{also}"
+        )
+    for name, (before, now) in _differing(checkpoint.identity.machine, identity.machine).items():
+        say(f"{name} was {before}, is {now}: the same run, but no longer bit by bit")
+
+
+def _differing(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> dict[str, tuple[str, str]]:
+    """Return what differs, by name, as it is shown; of two mappings, only what differs inside."""
+    found: dict[str, tuple[str, str]] = {}
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= _differing(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found[prefix + name] = (_shown(name, before), _shown(name, now))
+    return found
+
+
+def _shown(name: str, settings: Mapping[str, Any]) -> str:
+    return repr(settings[name]) if name in settings else "nothing"
 
 
 def _newest_whole(run: RunDirectory, say: Callable[[str], None]) -> Checkpoint | None:

@@ -118,3 +118,15 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
             _held.discard(self.path)
+
+
+def refuse_file(out: Path) -> None:
+    """Refuse a file where a run's directory is to be, before anything is done for the run.
+
+    Raises:
+        ValueError: `out` is a file, or lies below one.
+    """
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir():
+        got = f"the file {out}" if there == out else f"{out}, below the file {there}"
+        raise ValueError(f"out: expected a directory, got {got}")

@@ -112,3 +112,11 @@ def test_a_pretraining_run_is_not_fine_tuned_into(make_config):
     (config.out / "run.json").write_text(json.dumps({"identity": {"start": "drawn"}}))
     with pytest.raises(ValueError, match="^out: expected no run of bert pretrain in it, got one"):
         run_it(config)
+
+
+@pytest.mark.errors
+def test_a_file_is_no_directory_for_a_run(make_config):
+    config = make_config()
+    config.out.touch()
+    with pytest.raises(ValueError, match="^out: expected a directory, got the file "):
+        run_it(config)

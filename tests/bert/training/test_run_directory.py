@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bert.training.run_directory import RunDirectory
+from bert.training.run_directory import RunDirectory, refuse_file
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -122,6 +122,18 @@ def test_a_file_in_its_place_is_named(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(OSError, match=str(tmp_path / "file")):
             RunDirectory(path).__enter__()
+
+
+@pytest.mark.errors
+def test_a_file_is_refused_as_an_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for out, got in (("file", "the file file"), ("file/a/b", "file/a/b, below the file file")):
+        with pytest.raises(ValueError, match=f"^out: expected a directory, got {got}$"):
+            refuse_file(Path(out))
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (Path("new"), Path("."), tmp_path / "link" / "a" / "b"):
+        refuse_file(out)
 
 
 def test_clearing_deletes_the_run_and_nothing_else(tmp_path):
