@@ -5,7 +5,9 @@ Imports no torch, so that `--help` answers at once.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
+from bert.checked import Checked
 from bert.config import PRESETS
 from bert.training.config import TrainingConfig
 
@@ -25,8 +27,40 @@ few layers in a short run learns best at ten times that.
 """
 
 
+class PhaseShape(NamedTuple):
+    """What the pairs and micro-batches of a phase are like."""
+
+    name: str
+    """As it was given."""
+    max_length: int
+    """Tokens of a pair."""
+    tokens_per_batch: int
+    """Tokens of a micro-batch, at most."""
+    share: float
+    """Share of the budget."""
+
+
+def parse_phase(text: str) -> PhaseShape:
+    """Read "128:4096:0.9".
+
+    Raises:
+        ValueError: it isn't three numbers, or they aren't possible.
+    """
+    try:
+        length, tokens, share = text.split(":")
+        phase = PhaseShape(text, int(length), int(tokens), float(share))
+    except ValueError:
+        phase = None
+    if phase is None or not (8 <= phase.max_length <= phase.tokens_per_batch and 0 < phase.share):
+        raise ValueError(
+            "phases: expected MAX_LENGTH:TOKENS_PER_BATCH:SHARE such as 128:4096:0.9, 8 tokens or "
+            f"more in a pair and a pair or more in a batch, got {text!r}"
+        )
+    return phase
+
+
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Checked):
     """Pretrain a BERT from scratch on plain text: masked words and next sentences.
 
     Raises:
@@ -51,6 +85,9 @@ class PretrainConfig:
     """Tokens of a pair, [CLS] and [SEP] too."""
     tokens_per_batch: int = 2048
     """Tokens of a micro-batch, at most."""
+    phases: tuple[str, ...] = ()
+    """Parts of the run, each MAX_LENGTH:TOKENS_PER_BATCH:SHARE of the budget; evaluation has the
+    two options' own values. As 128:4096:0.9 512:4096:0.1; none: one part."""
     mask_rate: float = 0.15
     """Share of the tokens that are to be predicted in training; evaluation has 0.15."""
     whole_words: bool = False
@@ -89,6 +126,7 @@ class PretrainConfig:
             f"max_length, {self.max_length}, or more",
             self.tokens_per_batch >= self.max_length,
         )
+        self._check_phases()
         self._require("mask_rate", "a share between 0 and 1", 0 < self.mask_rate < 1)
         self._require("short_pairs", "a share from 0 to 1", 0 <= self.short_pairs <= 1)
         self._require("evaluation_tokens", "1 or more", self.evaluation_tokens >= 1)
@@ -108,9 +146,20 @@ class PretrainConfig:
                 f"training.seed: expected none, since seed sets it, got {self.training.seed}"
             )
 
-    def _require(self, name: str, expected: str, is_valid: bool) -> None:
-        if not is_valid:
-            raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+    def _check_phases(self) -> None:
+        phases = self.parsed_phases()
+        total = sum(phase.share for phase in phases)
+        self._require("phases", f"shares that add up to 1, not {total:g}", abs(total - 1) < 1e-6)
+        longest = max(phase.max_length for phase in phases)
+        self._require(
+            "phases", f"at most max_length, {self.max_length}", longest <= self.max_length
+        )
+
+    def parsed_phases(self) -> list[PhaseShape]:
+        """Return the phases; one of the whole run where none were given."""
+        if not self.phases:
+            return [PhaseShape("", self.max_length, self.tokens_per_batch, 1.0)]
+        return [parse_phase(text) for text in self.phases]
 
     @property
     def is_preset(self) -> bool:

@@ -31,8 +31,10 @@ from bert.tokenization import Tokenizer
 from bert.training.estimate import estimate
 from bert.training.hardware import choose_hardware
 from bert.training.loop import train
+from bert.training.phases import Phase
 from bert.training.progress import say
 from bert.training.result import TrainingResult
+from bert.training.run_directory import refuse_file
 from kernels import KernelSet
 from pretrain.batches import PretrainingBatch, PretrainingBatches, held_out_batches
 from pretrain.config import PretrainConfig
@@ -70,6 +72,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
             is in `config.out`.
         OSError: something could not be written.
     """
+    refuse_file(config.out)
     config = config.resolved()
     hardware = choose_hardware(config.training)
     model_config = read_model_config(config)
@@ -83,15 +86,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         )
     check_vocabulary(model_config, tokenizer)
     corpus = open_corpus(config.files, config.out / "data" / "train", tokenizer)
-    batches = PretrainingBatches(
-        corpus,
-        tokenizer,
-        max_length=config.max_length,
-        tokens_per_batch=config.tokens_per_batch,
-        seed=config.seed,
-        masks=MaskRecipe(config.mask_rate, whole_words=config.whole_words),
-        short_probability=config.short_pairs,
-    )
+    phases = _phases(config, corpus, tokenizer)
     held_out = _held_out(config, tokenizer)
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
     kernels = hardware.kernels
@@ -101,7 +96,6 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         start_from_counts(model, [corpus, *domain], unigram, config.seed)
     say(
         f"{model_config.parameter_count():,} parameters, kernels {kernels.name}; "
-        f"an epoch is {batches.batches_per_epoch:,} micro-batches, "
         f"{corpus.manifest['tokens']:,} tokens of text"
     )
     odd = {k: v for k, v in corpus.manifest["text"].items() if v and k != "texts"}
@@ -115,7 +109,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
 
     trained = train(
         PretrainingObjective(model),
-        batches,
+        phases,
         config.training,
         config.out,
         evaluate=judge if held_out else None,
@@ -141,19 +135,21 @@ def dry_run(config: PretrainConfig) -> str:
     if config.is_learned:
         model_config = replace(model_config, vocab_size=config.vocab_size, pad_token_id=0)
     hardware = choose_hardware(config.training)
+    shapes = config.parsed_phases()
     guess = estimate(
         model_config,
         hardware,
         parameters=model_config.parameter_count(),
-        batch_tokens=config.tokens_per_batch,
-        mean_length=config.max_length,
+        batch_tokens=max(shape.tokens_per_batch for shape in shapes),
+        mean_length=max(shape.max_length for shape in shapes),
         accumulation=config.training.accumulation,
-        decoded_tokens=config.mask_rate * config.tokens_per_batch,
+        decoded_tokens=config.mask_rate * max(shape.tokens_per_batch for shape in shapes),
     )
     return "\n".join(
         [
             json.dumps(asdict(config), indent=1, default=str),
             *guess.describe(config.training, hardware),
+            *(["(guessed for the largest phase)"] if config.phases else []),
         ]
     )
 
@@ -288,6 +284,28 @@ def _changes(config: PretrainConfig, model_config: BertConfig) -> dict[str, Any]
     }
 
 
+def _phases(
+    config: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer
+) -> list[Phase[PretrainingBatch]]:
+    """Make the micro-batches of each phase."""
+    phases, until = [], 0.0
+    for shape in config.parsed_phases():
+        until += shape.share
+        batches = PretrainingBatches(
+            corpus,
+            tokenizer,
+            max_length=shape.max_length,
+            tokens_per_batch=shape.tokens_per_batch,
+            seed=config.seed,
+            masks=MaskRecipe(config.mask_rate, whole_words=config.whole_words),
+            short_probability=config.short_pairs,
+        )
+        name = f"phase {shape.name}: " if shape.name else ""
+        say(f"{name}an epoch is {batches.batches_per_epoch:,} micro-batches")
+        phases.append(Phase(shape.name, until, batches))
+    return phases
+
+
 def _held_out(config: PretrainConfig, tokenizer: Tokenizer) -> list[PretrainingBatch]:
     """Make the batches that the run is judged on; none without validation files."""
     if not config.validation_files:
@@ -315,6 +333,7 @@ def _identity(
     """List what makes this run this run, beside the training configuration."""
     recipe = (
         "max_length", "tokens_per_batch", "mask_rate", "whole_words", "short_pairs", "seed",
+        *(("phases",) if config.phases else ()),
         *(("vocab_size", "cased") if config.is_learned else ()),
     )  # fmt: skip
     return {

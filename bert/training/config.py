@@ -6,9 +6,16 @@ Imports no torch, so that `--help` answers at once.
 import math
 import os
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from bert.checked import Checked
 from bert.training.span import Span, parse_span
+
+Optimizer = Literal["adamw", "bert_adam", "lamb"]
+Schedule = Literal["linear", "constant", "cosine", "inverse_sqrt", "wsd"]
+
+# The share of a run in which wsd's rate falls, as Hägele et al. 2024 found enough.
+COOLDOWN = 0.2
 
 # What may differ when a run is resumed. Everything else changes the numbers and is refused.
 CHANGEABLE = frozenset(
@@ -27,7 +34,7 @@ CHANGEABLE = frozenset(
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Checked):
     """How to train: the budget, the optimiser, and what is kept on the way.
 
     Raises:
@@ -35,15 +42,17 @@ class TrainingConfig:
     """
 
     budget: str | None = None
-    """How long to train: steps (500) or wall clock (90s, 6min, 1h30min)."""
-    optimizer: Literal["adamw", "lamb"] = "adamw"
-    """AdamW, or LAMB (You et al. 2020) for batches of many thousands of sequences."""
+    """How long to train: steps (500), tokens (20Mtok) or wall clock (90s, 6min, 1h30min)."""
+    optimizer: Optimizer = "adamw"
+    """AdamW; Google's Adam, without bias correction; LAMB, for batches of many thousands."""
     learning_rate: float = 1e-4
     """The highest learning rate, reached where the warm-up ends."""
     warmup: float = 0.1
     """Share of the budget in which the learning rate rises from zero."""
-    schedule: Literal["linear", "constant"] = "linear"
-    """After the warm-up: fall linearly to zero, or stay."""
+    schedule: Schedule = "linear"
+    """After the warm-up: a line or a cosine to 0; stay; 1/√t; or stay, then 1 − √t to 0 (wsd)."""
+    cooldown: float | None = None
+    """Share of the budget in which wsd falls; None: 0.2."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the mean of the gradient and of its square."""
     eps: float = 1e-6
@@ -57,9 +66,9 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the matrix products; auto: bfloat16 where the hardware has it."""
     evaluate_every: str | None = None
-    """Evaluate every so many steps (500) or so long (5min); None: only at the end."""
+    """Evaluate every so many steps (500) or tokens (2Mtok), or so long; None: only at the end."""
     checkpoint_every: str | None = "10min"
-    """Save every so many steps (500) or so long (10min); None: only at the end."""
+    """Save every so many steps (500) or tokens (2Mtok), or so long; None: only at the end."""
     keep_checkpoints: int = 2
     """The newest checkpoints that are kept; older ones are deleted."""
     loader_workers: int = 0
@@ -81,10 +90,34 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None:
                 parse_span(name, value)
-        self._require("optimizer", "adamw or lamb", self.optimizer in ("adamw", "lamb"))
+        self._require(
+            "optimizer",
+            f"one of {', '.join(get_args(Optimizer))}",
+            self.optimizer in get_args(Optimizer),
+        )
         self._require("learning_rate", "a positive number", 0 < self.learning_rate < math.inf)
         self._require("warmup", "a share in [0, 1)", 0 <= self.warmup < 1)
-        self._require("schedule", "linear or constant", self.schedule in ("linear", "constant"))
+        self._require(
+            "schedule",
+            f"one of {', '.join(get_args(Schedule))}",
+            self.schedule in get_args(Schedule),
+        )
+        self._require(
+            "warmup",
+            "a share above 0, since inverse_sqrt falls from its end",
+            self.schedule != "inverse_sqrt" or self.warmup > 0,
+        )
+        cooldown = self.cooldown_share()
+        self._require(
+            "cooldown",
+            "None, since only the schedule wsd has one",
+            self.cooldown is None or self.schedule == "wsd",
+        )
+        self._require(
+            "cooldown",
+            "a share above 0 that leaves room for warmup",
+            self.schedule != "wsd" or (cooldown > 0 and self.warmup + cooldown <= 1),
+        )
         self._require(
             "betas",
             "two numbers in [0, 1)",
@@ -114,10 +147,6 @@ class TrainingConfig:
             self.threads is None or 1 <= self.threads <= cores,
         )
 
-    def _require(self, name: str, expected: str, is_valid: bool) -> None:
-        if not is_valid:
-            raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
-
     def total(self) -> Span:
         """Return the budget, which a run must have.
 
@@ -125,8 +154,15 @@ class TrainingConfig:
             ValueError: there is none.
         """
         if self.budget is None:
-            raise ValueError("budget: expected steps such as 500 or a time such as 6min, got None")
+            raise ValueError(
+                "budget: expected steps such as 500, tokens such as 20Mtok, or a time such as "
+                "6min, got None"
+            )
         return parse_span("budget", self.budget)
+
+    def cooldown_share(self) -> float:
+        """Return the share of the budget in which wsd falls."""
+        return COOLDOWN if self.cooldown is None else self.cooldown
 
     def every(self, name: Literal["evaluate_every", "checkpoint_every"]) -> Span | None:
         """Return one of the two intervals."""

@@ -1,5 +1,6 @@
 """What a training run will take, guessed from the model's shape: memory, and time."""
 
+import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -25,18 +26,23 @@ class Estimate:
     """Weights, their gradients, and the optimiser's two means of each."""
     activation_bytes: int
     """What a micro-batch's forward pass keeps for the backward pass."""
+    step_tokens: float
     step_seconds: float
 
     def describe(self, config: TrainingConfig, hardware: Hardware) -> list[str]:
         """Say it in lines for a user."""
         total = config.total()
-        if total.steps is not None:
-            seconds = total.steps * self.step_seconds
-            length = f"{total.steps} steps, about {_duration(seconds)}"
-        else:
-            assert total.seconds is not None
+        if total.seconds is not None:
             steps = max(1, round(total.seconds / self.step_seconds))
             length = f"{_duration(total.seconds)}, about {steps} steps"
+        elif total.tokens is not None:
+            steps = math.ceil(total.tokens / self.step_tokens)
+            seconds = steps * self.step_seconds
+            length = f"{total.tokens:,} tokens, about {steps} steps and {_duration(seconds)}"
+        else:
+            assert total.steps is not None
+            seconds = total.steps * self.step_seconds
+            length = f"{total.steps} steps, about {_duration(seconds)}"
         gigabytes = (self.state_bytes + self.activation_bytes) / 1e9
         return [
             f"parameters: {self.parameters:,}",
@@ -79,7 +85,11 @@ def estimate(
     operations = 6 * (batch_tokens * per_token + decoded_tokens * per_decoded)
     speed = MATMUL_SHARE * matmul_speed(hardware, max(round(batch_tokens), 1), hidden, inner)
     return Estimate(
-        parameters, 16 * parameters, round(activations), accumulation * operations / speed
+        parameters,
+        16 * parameters,
+        round(activations),
+        accumulation * batch_tokens,
+        accumulation * operations / speed,
     )
 
 

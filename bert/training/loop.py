@@ -7,10 +7,9 @@ and a budget in steps; a budget of wall clock follows the clock).
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,17 @@ from bert.training.checkpoint_files import list_checkpoints, prune
 from bert.training.config import TrainingConfig
 from bert.training.hardware import choose_hardware
 from bert.training.interrupt import Interrupted, Interrupts
-from bert.training.loading import micro_batches
 from bert.training.log import RunLog
 from bert.training.nonfinite import TrainingDiverged
 from bert.training.objective import Batches, Objective
 from bert.training.optimizer import build_optimizer, describe_groups, set_learning_rate
+from bert.training.phases import Phase, Source, phase_at
 from bert.training.progress import ProgressBar, say
 from bert.training.result import TrainingResult
 from bert.training.resume import check_identity, find_start, make_way
 from bert.training.run_directory import RunDirectory
-from bert.training.schedule import is_due, is_spent, learning_rate, progress_of_step
+from bert.training.schedule import is_due, is_spent, learning_rate, progress_at
+from bert.training.span import Place
 from bert.training.state import Identity, TrainingState, restore, save_checkpoint
 from bert.training.step import StepOutcome, take_step
 
@@ -38,7 +38,7 @@ Evaluation = Callable[[], Mapping[str, float]]
 
 def train(
     objective: Objective[Any],
-    batches: Batches[Any],
+    batches: Batches[Any] | Sequence[Phase[Any]],
     config: TrainingConfig,
     run_dir: Path,
     *,
@@ -53,7 +53,8 @@ def train(
 
     Args:
         objective: the model and its losses; moved to the device, and trained in place.
-        batches: the micro-batches; the same index must give the same one in any process.
+        batches: the micro-batches; the same index must give the same one in any process. Or the
+            phases of the run, in order.
         config: see TrainingConfig.
         run_dir: see run_directory.py; made if it is not there.
         evaluate: returns named numbers; runs in eval mode, without gradients, in the precision
@@ -90,7 +91,7 @@ class _Run:
     def __init__(
         self,
         objective: Objective[Any],
-        batches: Batches[Any],
+        batches: Batches[Any] | Sequence[Phase[Any]],
         config: TrainingConfig,
         directory: RunDirectory,
         interrupts: Interrupts,
@@ -106,7 +107,7 @@ class _Run:
         self.hardware = choose_hardware(config)
         self.objective = objective.to(self.hardware.device).train()
         self.optimizer = build_optimizer(objective, config)
-        self.batches = batches
+        self.phases = [Phase("", 1.0, batches)] if isinstance(batches, Batches) else batches
         self.config = config
         self.directory = directory
         self.interrupts = interrupts
@@ -140,10 +141,16 @@ class _Run:
             say(f"{self.log.path}: {cut} lines dropped, later than step {self.state.step}")
         came_from = None if start.checkpoint is None else str(start.checkpoint.path)
         self.log.write("start", self.state.step, checkpoint=came_from, **description)
-        say(
-            f"{'training' if came_from is None else 'going on'} from step {self.state.step} "
-            f"on {self.hardware.device}, {self.hardware.precision} ({self.hardware.reason})"
-        )
+        if came_from is not None and not self.has_room():
+            say(
+                f"step {self.state.step} is the last of the budget of {self.config.budget}: "
+                "nothing is left to train"
+            )
+        else:
+            say(
+                f"{'training' if came_from is None else 'going on'} from step {self.state.step} "
+                f"on {self.hardware.device}, {self.hardware.precision} ({self.hardware.reason})"
+            )
         self.bar = ProgressBar(self.total)
 
     def go_on(self) -> None:
@@ -152,8 +159,8 @@ class _Run:
         Raises:
             Interrupted: a signal came; the state is the one after the last finished step.
         """
-        first = self.state.step * self.config.accumulation
-        with closing(micro_batches(self.batches, first, self.config.loader_workers)) as source:
+        workers = self.config.loader_workers
+        with closing(Source(self.config.accumulation, workers)) as source:
             while True:
                 is_finished = not self.has_room()
                 if is_finished or self.is_evaluation_due():
@@ -165,14 +172,17 @@ class _Run:
                     return
                 self.step(source)
 
-    def step(self, source: Iterator[tuple[int, Any]]) -> None:
+    def step(self, source: Source) -> None:
         """Take the next optimiser step, and write down what it was."""
         state, started = self.state, self.elapsed()
-        progress = progress_of_step(self.total, state.step, started, self.reserve())
+        progress = progress_at(self.total, self.place(), self.reserve())
         rate = learning_rate(self.config, progress)
         set_learning_rate(self.optimizer, rate)
+        phase = phase_at(self.phases, progress)
+        if source.enter(phase, state.step) and len(self.phases) > 1:
+            say(f"step {state.step}: phase {phase.name}")
         with self.interrupts.abandonable():
-            window = list(islice(source, self.config.accumulation))
+            window = source.window()
         outcome = take_step(
             self.objective,
             self.optimizer,
@@ -181,7 +191,7 @@ class _Run:
             self.hardware,
             self.interrupts.check,
         )
-        tokens = sum(self.batches.tokens(batch) for _, batch in window)
+        tokens = sum(phase.batches.tokens(batch) for _, batch in window)
         state.step += 1
         state.tokens += tokens
         state.elapsed = self.elapsed()
@@ -230,7 +240,8 @@ class _Run:
         finally:
             self.objective.train()
         state, state_elapsed = self.state, self.elapsed()
-        state.evaluation, state.evaluated_step = results, state.step
+        state.evaluation = results
+        state.evaluated_step, state.evaluated_tokens = state.step, state.tokens
         state.elapsed = state.evaluated_at = state_elapsed
         state.evaluation_seconds = max(state.evaluation_seconds, state_elapsed - started)
         self.log.write("evaluation", state.step, results=results, elapsed=state_elapsed)
@@ -242,7 +253,7 @@ class _Run:
         if state.saved_step == state.step:
             return
         state.elapsed = state.saved_at = self.elapsed()
-        state.saved_step = state.step
+        state.saved_step, state.saved_tokens = state.step, state.tokens
         self.log.sync()
         path = save_checkpoint(
             self.directory.checkpoints, state, self.identity, self.objective, self.optimizer
@@ -254,21 +265,26 @@ class _Run:
 
     def has_room(self, seconds: float = 0.0) -> bool:
         """Say whether the budget has room for one more step, after `seconds` of something else."""
-        state, seconds = self.state, seconds + self.state.step_seconds
-        return not is_spent(self.total, state.step, self.elapsed(), self.reserve(), seconds)
+        seconds += self.state.step_seconds
+        return not is_spent(self.total, self.place(), self.reserve(), seconds)
 
     def is_evaluation_due(self) -> bool:
         """Say whether it is time for one, and there will be a step before the last one."""
-        every, state = self.evaluate_every, self.state
-        last, at = state.evaluated_step, state.evaluated_at
-        is_time = is_due(every, state.step, last, self.elapsed(), at)
+        state = self.state
+        last = Place(state.evaluated_step, state.evaluated_tokens, state.evaluated_at)
+        is_time = is_due(self.evaluate_every, self.place(), last)
         return is_time and self.has_room(self.last_evaluation_seconds())
 
     def is_checkpoint_due(self) -> bool:
         """Say whether it is time for one, and there will be a step before the last one."""
-        every, state = self.checkpoint_every, self.state
-        is_time = is_due(every, state.step, state.saved_step, self.elapsed(), state.saved_at)
+        state = self.state
+        last = Place(state.saved_step, state.saved_tokens, state.saved_at)
+        is_time = is_due(self.checkpoint_every, self.place(), last)
         return is_time and self.has_room(state.save_seconds)
+
+    def place(self) -> Place:
+        """Return where the run is."""
+        return Place(self.state.step, self.state.tokens, self.elapsed())
 
     def elapsed(self) -> float:
         """Return the seconds that this run has taken, over all its starts."""

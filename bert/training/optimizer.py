@@ -1,10 +1,11 @@
-"""AdamW or LAMB, with weight decay for matrices only."""
+"""AdamW, Google's Adam for BERT, or LAMB, with weight decay for matrices only."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
+from bert.training.bert_adam import BertAdam
 from bert.training.config import TrainingConfig
 from bert.training.lamb import Lamb
 from kernels import choose
@@ -49,6 +50,8 @@ def build_optimizer(objective: nn.Module, config: TrainingConfig) -> torch.optim
     device = next(iter(trainable.values())).device
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, **settings, fused=device.type in ("cpu", "cuda"))
+    if config.optimizer == "bert_adam":
+        return BertAdam(groups, **settings)
     for group in groups:
         group["is_adapted"] = group["name"] == "decay"
     return Lamb(groups, **settings, kernels=choose(config.kernels, device))

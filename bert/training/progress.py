@@ -14,7 +14,7 @@ def say(message: str) -> None:
 
 
 class ProgressBar:
-    """A bar over the budget, be it steps or seconds; nothing where no terminal is."""
+    """A bar over the budget, whatever it counts; nothing where no terminal is."""
 
     def __init__(self, total: Span) -> None:
         self._total = total
@@ -46,16 +46,27 @@ def share_and_seconds_left(total: Span, state: TrainingState) -> tuple[float, fl
     if total.seconds is not None:
         left = max(total.seconds - state.elapsed, 0.0)
         return 1.0 - left / total.seconds, left
-    assert total.steps is not None
-    left = max(total.steps - state.step, 0) * state.elapsed / max(state.step, 1)
-    return min(state.step / total.steps, 1.0), left
+    done, all_of_it = (
+        (state.step, total.steps) if total.steps is not None else (state.tokens, total.tokens)
+    )
+    assert all_of_it is not None
+    left = max(all_of_it - done, 0) * state.elapsed / max(done, 1)
+    return min(done / all_of_it, 1.0), left
 
 
 def describe(
     total: Span, state: TrainingState, tokens_per_second: float, seconds_left: float
 ) -> str:
     """Return the bar's text."""
-    step = f"step {state.step}" + (f"/{total.steps}" if total.steps is not None else "")
+    place = f"step {state.step}"
+    if total.steps is not None:
+        place += f"/{total.steps}"
+    if total.tokens is not None:
+        place += f", {_short(state.tokens)}/{_short(total.tokens)} tokens"
     loss = "loss -" if state.loss is None else f"loss {state.loss:.4f}"
     left = tqdm.format_interval(round(seconds_left))
-    return f"{step}, {loss}, {tqdm.format_sizeof(tokens_per_second)} tokens/s, {left} left"
+    return f"{place}, {loss}, {_short(tokens_per_second)} tokens/s, {left} left"
+
+
+def _short(number: float) -> str:
+    return tqdm.format_sizeof(number)

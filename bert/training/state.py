@@ -47,10 +47,12 @@ class TrainingState:
     loss: float | None = None
     """Of the last step that was not skipped."""
     evaluated_step: int = 0
+    evaluated_tokens: int = 0
     evaluation: dict | None = None
     """What the last evaluation returned."""
     evaluated_at: float = 0.0
     saved_step: int = 0
+    saved_tokens: int = 0
     saved_at: float = 0.0
     step_seconds: float = 0.0
     """A cautious guess of the next step's time."""

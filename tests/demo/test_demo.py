@@ -101,9 +101,10 @@ def test_the_ledger_keeps_to_the_budget_over_all_starts(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--budget", "5 potatoes"], "--budget: expected steps such as 500, or a time such as"),
+        (["--budget", "5 potatoes"], "--budget: expected steps such as 500, tokens such as"),
         (["--budget", "500"], "--budget: expected a time such as 90s or 6min, got '500'"),
         (["--budget", "3s"], "--budget: expected 30s or more, got '3s'"),
+        (["--out", __file__], f"--out: expected a directory, got the file {__file__}"),
         (["--seed", "-1"], "--seed: expected 0 or more, below 2**63, got -1"),
         (["--bugdet", "6min"], "no option --bugdet; did you mean --budget?"),
     ],

@@ -221,6 +221,7 @@ def test_dry_run_writes_nothing(config, capsys):
         (["t.txt", "--out", "o", "--tokenizer", "nowhere"], "nowhere"),
         (["--out", "o"], "FILES: expected at least one text file"),
         (["t.txt"], "--out: expected"),
+        (["t.txt", "--out", "t.txt"], "--out: expected a directory, got the file t.txt"),
         (["t.txt", "--out", "o", "--mask-rat", "0.2"], "no option --mask-rat; did you mean "),
     ],
 )
@@ -263,3 +264,21 @@ def test_interrupted_it_goes_on(config, tmp_path):
     assert "the same command goes on from there" in rest and "Traceback" not in rest
     steps = len(list((config.out / "checkpoints").iterdir()))
     assert steps <= 1 and not (config.out / "model").exists()
+
+
+def test_a_run_in_phases_trains_on_the_pairs_of_each(config):
+    """Half of the run on short pairs in small micro-batches, half on long ones in larger."""
+    run = replace(config, phases=("16:64:0.5", "32:256:0.5"))
+    run = replace(run, training=replace(config.training, budget="8", evaluate_every=None))
+    pretrain(run)
+    records = list(read_log(config.out / "log.jsonl", "step"))
+    tokens = [record["tokens"] for record in records]
+    sizes = [after - before for before, after in zip([0, *tokens], tokens, strict=False)]
+    assert max(sizes[:4]) <= 64 and min(sizes[4:]) > 64 and max(sizes[4:]) <= 256
+    assert json.loads((config.out / "run.json").read_text())["identity"]["phases"] == [
+        "16:64:0.5",
+        "32:256:0.5",
+    ]
+    longer = replace(run.training, budget="9")
+    with pytest.raises(ValueError, match="^phases: expected .* got nothing"):
+        pretrain(replace(run, phases=(), training=longer))

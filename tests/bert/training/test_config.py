@@ -22,7 +22,8 @@ from bert.training.span import Span
         ("learning_rate", float("inf")),
         ("warmup", 1.0),
         ("warmup", -0.1),
-        ("schedule", "cosine"),
+        ("schedule", "square"),
+        ("cooldown", 0.2),
         ("betas", (0.9, 1.0)),
         ("betas", (0.9,)),
         ("eps", 0.0),
@@ -45,6 +46,22 @@ def test_a_wrong_value_is_refused_by_name(name, value):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("warmup", {"schedule": "inverse_sqrt", "warmup": 0.0}),
+        ("cooldown", {"schedule": "cosine", "cooldown": 0.2}),
+        ("cooldown", {"schedule": "wsd", "cooldown": 0.0}),
+        ("cooldown", {"schedule": "wsd", "cooldown": 0.6, "warmup": 0.5}),
+        ("cooldown", {"schedule": "wsd", "warmup": 0.9}),
+    ],
+)
+def test_shares_that_do_not_fit_are_refused(name, settings):
+    with pytest.raises(ValueError, match=f"^{name}: expected .*, got {settings.get(name)}$"):
+        TrainingConfig(**settings)
+
+
 def test_what_a_run_needs_is_a_budget():
     assert TrainingConfig(budget="6min").total() == Span(seconds=360.0)
     with pytest.raises(ValueError, match="^budget: expected .*, got None"):
@@ -61,8 +78,8 @@ def test_every_field_is_explained_below_it():
 
 def test_the_identity_is_all_that_makes_the_numbers():
     assert TrainingConfig().identity().keys() == {
-        "optimizer", "learning_rate", "warmup", "schedule", "betas", "eps", "weight_decay",
-        "max_grad_norm", "accumulation", "precision", "seed",
+        "optimizer", "learning_rate", "warmup", "schedule", "cooldown", "betas", "eps",
+        "weight_decay", "max_grad_norm", "accumulation", "precision", "seed",
     }  # fmt: skip
     names = {field.name for field in fields(TrainingConfig)}
     assert names - TrainingConfig().identity().keys() == CHANGEABLE

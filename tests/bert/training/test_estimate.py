@@ -61,7 +61,7 @@ def test_the_time_grows_with_the_work():
 
 
 def test_it_is_told_in_the_units_of_the_budget():
-    guess = Estimate(1_000_000, 16_000_000, 84_000_000, 0.5)
+    guess = Estimate(1_000_000, 16_000_000, 84_000_000, 2000.0, 0.5)
     hardware = Hardware(torch.device("cpu"), "float32", "")
     in_steps = guess.describe(TrainingConfig(budget="600"), hardware)
     assert in_steps == [
@@ -73,3 +73,5 @@ def test_it_is_told_in_the_units_of_the_budget():
     ]
     in_time = guess.describe(TrainingConfig(budget="2min"), hardware)
     assert in_time[2].startswith("time: 2 min, about 240 steps")
+    in_tokens = guess.describe(TrainingConfig(budget="1.2Mtok"), hardware)
+    assert in_tokens[2].startswith("time: 1,200,000 tokens, about 600 steps and 5 min at 500 ms ")

@@ -137,6 +137,29 @@ def test_checkpoints_come_when_due_and_the_newest_are_kept(tmp_path):
     assert names == ["step-00000006", "step-00000007"]
 
 
+def test_tokens_are_a_budget_and_an_interval(tmp_path):
+    result = run(
+        tmp_path,
+        budget="200tok",
+        schedule="cosine",
+        evaluate=lambda: {"f1": 0.5},
+        evaluate_every="60tok",
+        checkpoint_every="100tok",
+        keep_checkpoints=9,
+    )
+    tokens = [0] + [record["tokens"] for record in log_of(tmp_path, "step")]
+    assert tokens[-2] < 200 <= tokens[-1] == result.tokens
+    rates = [record["learning_rate"] for record in log_of(tmp_path, "step")]
+    expected = config(budget="200tok", schedule="cosine")
+    assert rates == [learning_rate(expected, n / 200) for n in tokens[:-1]]
+    for kind, every in (("evaluation", 60), ("checkpoint", 100)):
+        passed = [
+            step for step in range(1, len(tokens))
+            if tokens[step] // every > tokens[step - 1] // every or step == len(tokens) - 1
+        ]  # fmt: skip
+        assert [record["step"] for record in log_of(tmp_path, kind)] == passed
+
+
 class Timed(ToyObjective):
     """Each forward pass takes a second of the clock."""
 

@@ -12,12 +12,14 @@ def test_the_time_left_is_the_budgets_or_what_the_rest_takes():
     state = TrainingState(step=25, elapsed=50.0)
     assert share_and_seconds_left(Span(steps=100), state) == (0.25, 150.0)
     assert share_and_seconds_left(Span(seconds=200.0), state) == (0.25, 150.0)
+    state.tokens = 500
+    assert share_and_seconds_left(Span(tokens=2000), state) == (0.25, 150.0)
 
 
-@pytest.mark.parametrize("total", [Span(steps=3), Span(seconds=3.0)])
+@pytest.mark.parametrize("total", [Span(steps=3), Span(tokens=3), Span(seconds=3.0)])
 def test_the_ends(total):
     assert share_and_seconds_left(total, TrainingState())[0] == 0.0
-    over = TrainingState(step=9, elapsed=9.0)
+    over = TrainingState(step=9, tokens=9, elapsed=9.0)
     assert share_and_seconds_left(total, over) == (1.0, 0.0)
 
 
@@ -27,6 +29,9 @@ def test_the_text():
     assert text == "step 7/10, loss 2.5000, 12.3k tokens/s, 01:05 left"
     text = describe(Span(seconds=10.0), TrainingState(), 0.0, 3605.0)
     assert text == "step 0, loss -, 0.00 tokens/s, 1:00:05 left"
+    state.tokens = 1_234_567
+    text = describe(Span(tokens=20_000_000), state, 12345.0, 65.4)
+    assert text == "step 7, 1.23M/20.0M tokens, loss 2.5000, 12.3k tokens/s, 01:05 left"
 
 
 class Terminal(io.StringIO):

@@ -127,14 +127,24 @@ def test_stopped_while_a_batch_is_prepared_it_ends_bit_equal(tmp_path, never_sto
         assert_same(trace(run_dir, result.checkpoint, first.seen + second.seen), never_stopped)
 
 
-def test_stopped_in_any_step_lamb_ends_bit_equal(tmp_path):
-    whole = ToyObjective()
-    result = run(tmp_path / "whole", whole, optimizer="lamb")
+RECIPES = {
+    "lamb": {"optimizer": "lamb"},
+    "bert_adam": {"optimizer": "bert_adam"},
+    "tokens": {"budget": "240tok", "schedule": "wsd", "checkpoint_every": "90tok"},
+    "cosine": {"schedule": "cosine", "warmup": 0.0},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_stopped_in_any_step_another_recipe_ends_bit_equal(tmp_path, recipe):
+    changes, whole = RECIPES[recipe], ToyObjective()
+    result = run(tmp_path / "whole", whole, **changes)
+    assert result.step == STEPS
     expected = trace(tmp_path / "whole", result.checkpoint, whole.seen)
     for at in range(1, MICRO_BATCHES + 1, ACCUMULATION):
         run_dir, first, second = tmp_path / str(at), ToyObjective(), ToyObjective()
-        run(run_dir, first, batches=StoppingBatches(Stop(at)), optimizer="lamb")
-        result = run(run_dir, second, optimizer="lamb")
+        run(run_dir, first, batches=StoppingBatches(Stop(at)), **changes)
+        result = run(run_dir, second, **changes)
         assert_same(trace(run_dir, result.checkpoint, first.seen + second.seen), expected)
 
 
@@ -191,6 +201,7 @@ OTHER = {
     "learning_rate": 0.01,
     "warmup": 0.0,
     "schedule": "constant",
+    "cooldown": 0.5,
     "betas": (0.8, 0.999),
     "eps": 1e-3,
     "weight_decay": 0.5,
@@ -212,14 +223,15 @@ def test_what_would_change_the_numbers_is_refused_by_name(tmp_path, name):
     if name in ("device", "kernels", "threads"):
         pytest.skip("one device and one thread here; see the test below")
     assert getattr(config(), name) != OTHER[name]
-    run(tmp_path, budget="2")
+    needed = {"schedule": "wsd"} if name == "cooldown" else {}
+    run(tmp_path, budget="2", **needed)
     objective = ToyObjective()
     if name in CHANGEABLE:
         assert run(tmp_path, objective, **({"budget": "2"} | {name: OTHER[name]})).step >= 2
         return
     before = objective.output.weight.clone()
     with pytest.raises(ValueError, match=f"^{name}: expected .* as step-00000002 was trained"):
-        run(tmp_path, objective, **({"budget": "3"} | {name: OTHER[name]}))
+        run(tmp_path, objective, **({"budget": "3"} | needed | {name: OTHER[name]}))
     assert torch.equal(objective.output.weight, before)
 
 
@@ -230,6 +242,28 @@ def test_other_data_is_refused_by_name(tmp_path, now):
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         run(tmp_path, budget="3", identity=now)
     assert run(tmp_path, budget="3", identity={"data": "a"}).step == 3
+
+
+def test_all_that_differs_is_named_and_nothing_else(tmp_path):
+    model = {"hidden_size": 8, "layers": 2, "vocab_size": 100}
+    run(tmp_path, budget="2", identity={"model": model, "data": "a"})
+    other = {"model": model | {"hidden_size": 16, "layers": 1}, "tokenizer": "t"}
+    with pytest.raises(ValueError) as error:
+        run(tmp_path, budget="3", warmup=0.5, identity=other)
+    assert str(error.value) == (
+        "data: expected 'a', as step-00000002 was trained, got nothing; a resumed run can't "
+        "change it; other, too: model.hidden_size, model.layers, tokenizer, warmup"
+    )
+
+
+def test_a_finished_run_that_is_started_again_says_so(tmp_path, capsys):
+    run(tmp_path, budget="2")
+    assert "nothing is left" not in capsys.readouterr().err
+    run(tmp_path, budget="2")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "step 2 is the last of the budget of 2: nothing is left to train"
+    run(tmp_path, budget="3")
+    assert "going on from step 2" in capsys.readouterr().err
 
 
 def test_another_machine_is_told_and_allowed(tmp_path, monkeypatch, capsys):
