@@ -15,10 +15,11 @@ No text can spoil another of its batch. Training a vocabulary follows the same p
 """
 
 import gzip
+import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -47,6 +48,16 @@ class TextReport:
     invalid_bytes: int = 0
     long_texts: int = 0
     special_literals: int = 0
+
+
+def odd_things(counts: Mapping[str, int]) -> list[str]:
+    """Tell a user what the policies met, in one line; in none where the texts were plain.
+
+    Args:
+        counts: the fields of a TextReport.
+    """
+    odd = {name: count for name, count in counts.items() if count and name != "texts"}
+    return [f"odd things in the texts (bert/text.py): {json.dumps(odd)}"] if odd else []
 
 
 def clean(text: str, report: TextReport, *, allow_special: bool = False) -> str:

@@ -1,6 +1,5 @@
 """All that a run needs before its first step: read, checked, and nothing left to guess."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from bert.checkpoint import load_with_report, model_directory
 from bert.config import BertConfig
 from bert.encoder import Layer
 from bert.model import Bert, init_weights
+from bert.text import odd_things
 from bert.tokenization import Tokenizer
 from bert.training.hardware import Hardware
 from bert.training.progress import say
@@ -94,9 +94,7 @@ class Prepared:
             f"kernels {hardware.kernels.name}, {threads} CPU threads"
         ]
         lines += [f"{purpose}: {rows}" for purpose, rows in self.rows.items()]
-        odd = {k: v for k, v in vars(self.tokenizer.report).items() if v and k != "texts"}
-        if odd:
-            lines.append(f"odd things in the texts (bert/text.py): {json.dumps(odd)}")
+        lines += odd_things(vars(self.tokenizer.report))
         return lines
 
 

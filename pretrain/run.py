@@ -27,6 +27,7 @@ from bert.checkpoint import load_pretrained
 from bert.config import BertConfig
 from bert.pretraining import BertForPreTraining
 from bert.saving import save_pretrained
+from bert.text import odd_things
 from bert.tokenization import Tokenizer
 from bert.training.estimate import estimate
 from bert.training.hardware import choose_hardware
@@ -98,9 +99,8 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         f"{model_config.parameter_count():,} parameters, kernels {kernels.name}; "
         f"{corpus.manifest['tokens']:,} tokens of text"
     )
-    odd = {k: v for k, v in corpus.manifest["text"].items() if v and k != "texts"}
-    if odd:
-        say(f"odd things in the texts (bert/text.py): {json.dumps(odd)}")
+    for line in odd_things(corpus.manifest["text"]):
+        say(line)
     if corpus.manifest["vocab_size"] < config.vocab_size and config.is_learned:
         say(f"the text has words for {corpus.manifest['vocab_size']:,} tokens only")
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bert import text
-from bert.text import TextReport, read_lines
+from bert.text import TextReport, odd_things, read_lines
 from bert.tokenization import Tokenizer
 from tests.bert.test_tokenization import VOCAB
 
@@ -232,3 +232,9 @@ def test_long_lines_of_a_file_come_in_parts(tmp_path_factory, row, end):
     assert "".join(lines) == "".join(expected)
     assert lines.count("") == expected.count(""), "a cut makes no blank line"
     assert report.long_texts == (len(lines) > len(expected))
+
+
+def test_a_user_is_told_what_is_odd_and_nothing_where_nothing_is():
+    assert odd_things(vars(TextReport(texts=7))) == []
+    (line,) = odd_things(vars(TextReport(texts=7, empty=2, controls=1)))
+    assert line.endswith('{"empty": 2, "controls": 1}')
