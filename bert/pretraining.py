@@ -109,8 +109,8 @@ class BertForPreTraining(BertForMaskedLM):
         self,
         batch: PackedBatch,
         masked_positions: Int64[Tensor, " masked"],
-        masked_labels: Int64[Tensor, " masked"],
-        next_sentence_label: Int64[Tensor, " seqs"],
+        masked_labels: Int64[Tensor, " masked"] | None,
+        next_sentence_label: Int64[Tensor, " seqs"] | None,
         dropout_seed: Tensor | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """Sum each objective's loss over a packed batch, for a caller that knows the counts.
@@ -118,19 +118,22 @@ class BertForPreTraining(BertForMaskedLM):
         Args:
             batch: the masked tokens.
             masked_positions: rows of the packed batch.
-            masked_labels: the tokens that stood there.
-            next_sentence_label: 0 is next, 1 is random.
+            masked_labels: the tokens that stood there; None: leave this loss out.
+            next_sentence_label: 0 is next, 1 is random; None: leave this loss out.
             dropout_seed: see `Bert.encode`.
 
         Returns:
             "mlm" and "nsp", float32 at least.
         """
         encoded = self.bert.encode(batch, dropout_seed)
-        nsp_logits = _widen(self.nsp_head(encoded.pooled))
-        return {
-            "mlm": self.mlm_loss(encoded.last_hidden_state, masked_positions, masked_labels),
-            "nsp": nn.functional.cross_entropy(nsp_logits, next_sentence_label, reduction="sum"),
-        }
+        sums = {}
+        if masked_labels is not None:
+            hidden = encoded.last_hidden_state
+            sums["mlm"] = self.mlm_loss(hidden, masked_positions, masked_labels)
+        if next_sentence_label is not None:
+            logits = _widen(self.nsp_head(encoded.pooled))
+            sums["nsp"] = nn.functional.cross_entropy(logits, next_sentence_label, reduction="sum")
+        return sums
 
 
 def _widen(logits: Tensor) -> Tensor:

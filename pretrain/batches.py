@@ -8,6 +8,8 @@ Pairs are packed, without padding, up to a budget of tokens: the epoch's pairs i
 order, each batch taking pairs while they fit. Every epoch has as many batches as epoch 0 needs for
 all of its pairs; so an index tells its epoch without planning the ones before. The few pairs by
 which another epoch differs (the count is random) are left out, or its first pairs fill its end.
+
+Where there is no task for pairs, a sequence of one segment is what is called a pair here.
 """
 
 from dataclasses import dataclass
@@ -23,9 +25,16 @@ from bert.packing import PackedBatch
 from bert.tokenization import Tokenizer
 from kernels import PackedSequences
 from pretrain.corpus import Corpus
-from pretrain.masking import MaskingVocabulary, MaskRecipe, mask_tokens
-from pretrain.pairs import PairPlan, plan_pairs
+from pretrain.masking import (
+    MaskedTokens,
+    MaskingVocabulary,
+    MaskRecipe,
+    MaskSchedule,
+    mask_tokens,
+)
+from pretrain.pairs import PairPlan, PairTask, plan_pairs
 
+_GOOGLES_MASKS = MaskRecipe()
 _MASK_STREAM = 2  # beside the streams of pretrain.pairs
 _HELD_OUT_SEED = 0
 
@@ -36,18 +45,19 @@ class PretrainingBatch:
 
     packed: PackedBatch
     masked_positions: Int64[Tensor, " masked"]
-    """Ascending rows of the packed batch."""
+    """Ascending rows of the packed batch; none where nothing is masked."""
     masked_labels: Int64[Tensor, " masked"]
-    next_sentence_label: Int64[Tensor, " seqs"]
-    """0 is next, 1 is random."""
+    next_sentence_label: Int64[Tensor, " seqs"] | None
+    """0 is next, 1 is random; for sentence order 1 is swapped. None where there are no pairs."""
 
     def to(self, device: torch.device | str) -> "PretrainingBatch":
         """Move the batch to a device."""
+        label = self.next_sentence_label
         return PretrainingBatch(
             self.packed.to(device),
             self.masked_positions.to(device),
             self.masked_labels.to(device),
-            self.next_sentence_label.to(device),
+            None if label is None else label.to(device),
         )
 
 
@@ -72,8 +82,8 @@ class PretrainingBatches(Dataset[PretrainingBatch]):
         max_length: tokens of a pair, with [CLS] and both [SEP].
         tokens_per_batch: the most tokens of a micro-batch.
         seed: not negative; pairs, order and masks follow from it.
-        masks: how much is masked.
-        short_probability: see `plan_pairs`.
+        masks: how much is masked, in each batch or over the run; None: nothing is.
+        short_probability, task: see `plan_pairs`.
 
     Raises:
         ValueError: another tokenizer; a batch that can't hold a pair; what `plan_pairs` refuses.
@@ -87,8 +97,9 @@ class PretrainingBatches(Dataset[PretrainingBatch]):
         max_length: int,
         tokens_per_batch: int,
         seed: int,
-        masks: MaskRecipe | None = None,
+        masks: MaskRecipe | MaskSchedule | None = _GOOGLES_MASKS,
         short_probability: float = 0.1,
+        task: PairTask | None = "nsp",
     ) -> None:
         if tokens_per_batch < max_length:
             raise ValueError(
@@ -101,8 +112,9 @@ class PretrainingBatches(Dataset[PretrainingBatch]):
         self.max_length = max_length
         self.tokens_per_batch = tokens_per_batch
         self.seed = seed
-        self.masks = masks or MaskRecipe()
+        self.masks = masks
         self.short_probability = short_probability
+        self.task: PairTask | None = task
         plan = self.plan(0)
         starts, ends = _pack(plan, tokens_per_batch, batches=None)
         self.batches_per_epoch = len(starts)
@@ -117,6 +129,7 @@ class PretrainingBatches(Dataset[PretrainingBatch]):
             seed=self.seed,
             epoch=epoch,
             short_probability=self.short_probability,
+            task=self.task,
         )
 
     def __getitem__(self, index: int) -> PretrainingBatch:
@@ -131,7 +144,8 @@ class PretrainingBatches(Dataset[PretrainingBatch]):
             self._kept = kept = _Epoch(epoch, plan, *packing)
         pairs = np.arange(kept.starts[position], kept.ends[position]) % len(kept.plan)
         rng = np.random.default_rng((self.seed, epoch, _MASK_STREAM, position))
-        return self._make(kept.plan.take(pairs), rng)
+        masks = self.masks.at(index) if isinstance(self.masks, MaskSchedule) else self.masks
+        return self._make(kept.plan.take(pairs), masks, rng)
 
     @staticmethod
     def tokens(batch: PretrainingBatch) -> int:
@@ -141,8 +155,10 @@ class PretrainingBatches(Dataset[PretrainingBatch]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}
 
-    def _make(self, pairs: PairPlan, rng: np.random.Generator) -> PretrainingBatch:
-        """Lay [CLS] A [SEP] B [SEP] of each pair one after another, and mask."""
+    def _make(
+        self, pairs: PairPlan, masks: MaskRecipe | None, rng: np.random.Generator
+    ) -> PretrainingBatch:
+        """Lay [CLS] A [SEP] B [SEP], or [CLS] A [SEP], one after another, and mask."""
         lengths = pairs.lengths.astype(np.int64)
         starts = np.cumsum(lengths) - lengths
         position_ids = np.arange(lengths.sum()) - np.repeat(starts, lengths)
@@ -156,7 +172,12 @@ class PretrainingBatches(Dataset[PretrainingBatch]):
             within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
             source = np.repeat(segment, length) + within
             input_ids[np.repeat(at, length) + within] = self.corpus.tokens[source]
-        masked = mask_tokens(input_ids, lengths, self.vocabulary, self.masks, rng)
+        if masks is None:
+            nothing = np.zeros(0, np.int64)
+            masked = MaskedTokens(input_ids, nothing, nothing)
+        else:
+            masked = mask_tokens(input_ids, lengths, self.vocabulary, masks, rng)
+        label = torch.from_numpy(pairs.label.astype(np.int64))
         packed = PackedBatch(
             torch.from_numpy(masked.input_ids),
             torch.from_numpy((position_ids >= np.repeat(b_at, lengths)).astype(np.int64)),
@@ -167,14 +188,21 @@ class PretrainingBatches(Dataset[PretrainingBatch]):
             packed,
             torch.from_numpy(masked.positions),
             torch.from_numpy(masked.labels),
-            torch.from_numpy(pairs.is_random.astype(np.int64)),
+            None if self.task is None else label,
         )
 
 
 def held_out_batches(
-    corpus: Corpus, tokenizer: Tokenizer, *, max_length: int, tokens_per_batch: int, tokens: int
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    tokens_per_batch: int,
+    tokens: int,
+    is_masked: bool = True,
+    task: PairTask | None = "nsp",
 ) -> list[PretrainingBatch]:
-    """Make the batches that a model is judged on: always the same, 15 % masked.
+    """Make the batches that a model is judged on: always the same.
 
     Args:
         corpus: documents that were not trained on.
@@ -182,6 +210,8 @@ def held_out_batches(
         max_length: tokens.
         tokens_per_batch: tokens.
         tokens: how many to judge on, at most; one batch at least, and no pair twice.
+        is_masked: whether 15 % are masked, or nothing.
+        task: see `plan_pairs`.
     """
     batches = PretrainingBatches(
         corpus,
@@ -189,6 +219,8 @@ def held_out_batches(
         max_length=max_length,
         tokens_per_batch=tokens_per_batch,
         seed=_HELD_OUT_SEED,
+        masks=_GOOGLES_MASKS if is_masked else None,
+        task=task,
     )
     count = min(max(tokens // tokens_per_batch, 1), max(batches.batches_per_epoch - 1, 1))
     return [batches[index] for index in range(count)]

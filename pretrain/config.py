@@ -3,13 +3,15 @@
 Imports no torch, so that `--help` answers at once.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from bert.checked import Checked
 from bert.config import PRESETS
 from bert.training.config import TrainingConfig
+
+Objective = Literal["mlm+nsp", "mlm", "nsp", "mlm+sop"]
 
 CONFIG_DEFAULTS = TrainingConfig(
     budget="30min",
@@ -61,7 +63,11 @@ def parse_phase(text: str) -> PhaseShape:
 
 @dataclass(frozen=True)
 class PretrainConfig(Checked):
-    """Pretrain a BERT from scratch on plain text: masked words and next sentences.
+    """Pretrain a BERT from scratch on plain text, by masked words and next sentences or by one.
+
+    The objectives: mlm, masked words; nsp, whether one segment of a pair follows the other; sop,
+    in which of the two orders they stood (ALBERT). Where there are no pairs, a sequence is whole
+    sentences of one document (RoBERTa).
 
     Raises:
         ValueError: a field is out of its range; the message names it.
@@ -81,8 +87,10 @@ class PretrainConfig(Checked):
     """Tokens of a vocabulary that is learned."""
     cased: bool = False
     """Whether a vocabulary that is learned tells A from a."""
+    objective: Objective = "mlm+nsp"
+    """What is minimised: the sum of the named losses. The saved model always has both heads."""
     max_length: int = 128
-    """Tokens of a pair, [CLS] and [SEP] too."""
+    """Tokens of a pair or sequence, [CLS] and [SEP] too."""
     tokens_per_batch: int = 2048
     """Tokens of a micro-batch, at most."""
     phases: tuple[str, ...] = ()
@@ -90,10 +98,13 @@ class PretrainConfig(Checked):
     two options' own values. As 128:4096:0.9 512:4096:0.1; none: one part."""
     mask_rate: float = 0.15
     """Share of the tokens that are to be predicted in training; evaluation has 0.15."""
+    final_mask_rate: float | None = None
+    """Share at the end of the run, which mask_rate changes into in a straight line; None: it
+    stays. Needs a budget in steps."""
     whole_words: bool = False
     """Mask all pieces of a word together."""
     short_pairs: float = 0.1
-    """Share of the pairs that aim at a random shorter length."""
+    """Share of the pairs or sequences that aim at a random shorter length."""
     dropout: float | None = None
     """Both dropout probabilities of the model; None: the preset's 0.1."""
     initializer_range: float | None = None
@@ -127,7 +138,7 @@ class PretrainConfig(Checked):
             self.tokens_per_batch >= self.max_length,
         )
         self._check_phases()
-        self._require("mask_rate", "a share between 0 and 1", 0 < self.mask_rate < 1)
+        self._check_objective()
         self._require("short_pairs", "a share from 0 to 1", 0 <= self.short_pairs <= 1)
         self._require("evaluation_tokens", "1 or more", self.evaluation_tokens >= 1)
         self._require("seed", "0 or more, below 2**63", 0 <= self.seed < 2**63)
@@ -145,6 +156,29 @@ class PretrainConfig(Checked):
             raise ValueError(
                 f"training.seed: expected none, since seed sets it, got {self.training.seed}"
             )
+        every = self.training.evaluate_every
+        if not self.validation_files and every not in (None, CONFIG_DEFAULTS.evaluate_every):
+            raise ValueError(
+                f"training.evaluate_every: expected none without validation_files, got {every!r}"
+            )
+
+    def _check_objective(self) -> None:
+        """Check what is to be learned, and refuse a mask option that would do nothing."""
+        known = get_args(Objective)
+        self._require("objective", f"one of {', '.join(known)}", self.objective in known)
+        self._require("mask_rate", "a share between 0 and 1", 0 < self.mask_rate < 1)
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in ("mask_rate", "final_mask_rate", "whole_words"):
+            is_default = getattr(self, name) == defaults[name]
+            expected = f"none with the objective {self.objective}, which masks nothing"
+            self._require(name, expected, self.is_masked or is_default)
+        final = self.final_mask_rate
+        self._require("final_mask_rate", "a share between 0 and 1", final is None or 0 < final < 1)
+        if final is not None and self.training.total().steps is None:
+            raise ValueError(
+                "training.budget: expected steps such as 10000, since the mask rate follows from "
+                f"the step (final_mask_rate), got {self.training.budget!r}"
+            )
 
     def _check_phases(self) -> None:
         phases = self.parsed_phases()
@@ -160,6 +194,26 @@ class PretrainConfig(Checked):
         if not self.phases:
             return [PhaseShape("", self.max_length, self.tokens_per_batch, 1.0)]
         return [parse_phase(text) for text in self.phases]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The losses that are summed."""
+        return tuple(self.objective.split("+"))
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether words are masked."""
+        return "mlm" in self.tasks
+
+    @property
+    def largest_mask_rate(self) -> float:
+        """The largest share of the tokens that a micro-batch has masked."""
+        return max(self.mask_rate, self.final_mask_rate or 0.0) if self.is_masked else 0.0
+
+    @property
+    def pair_task(self) -> Literal["nsp", "sop"] | None:
+        """What is asked about a pair; None: there are no pairs."""
+        return "nsp" if "nsp" in self.tasks else "sop" if "sop" in self.tasks else None
 
     @property
     def is_preset(self) -> bool:

@@ -8,10 +8,14 @@ in create_pretraining_data.py.
 With `whole_words` the pieces of a word ("em ##bed ##ding") are chosen together, and each piece
 draws its own 80/10/10. A word that no longer fits into the count is passed over for the next one,
 so a sequence may get fewer than the count, and never more.
+
+Two differences: Google draws a random token from the whole vocabulary, [PAD] and [CLS] too, here
+it is an ordinary one; and a "##" piece that a cut left after [SEP] is a word of its own here, not
+a part of the word before.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -44,6 +48,42 @@ class MaskRecipe:
             raise ValueError(f"rate: expected more than 0 and less than 1, got {self.rate}")
         if self.max_predictions is not None and self.max_predictions < 1:
             raise ValueError(f"max_predictions: expected 1 or more, got {self.max_predictions}")
+
+
+@dataclass(frozen=True)
+class MaskSchedule:
+    """A rate that changes in a straight line over a run.
+
+    BERT-base falling from 30 % to 15 % did better on GLUE than at 15 % throughout (Ankner et al.
+    2024). The rate follows from a micro-batch's number, so the run's length has to be known in
+    steps.
+
+    Args:
+        recipe: of the first micro-batch.
+        final_rate: of the last one, and of any after it.
+        batches: micro-batches of the run.
+
+    Raises:
+        ValueError: a rate outside 0 to 1, no batch.
+    """
+
+    recipe: MaskRecipe
+    final_rate: float
+    batches: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.final_rate < 1:
+            raise ValueError(
+                f"final_rate: expected more than 0 and less than 1, got {self.final_rate}"
+            )
+        if self.batches < 1:
+            raise ValueError(f"batches: expected 1 or more, got {self.batches}")
+
+    def at(self, index: int) -> MaskRecipe:
+        """Return the recipe of micro-batch `index`."""
+        progress = min(index / max(self.batches - 1, 1), 1.0)
+        rate = (1 - progress) * self.recipe.rate + progress * self.final_rate
+        return replace(self.recipe, rate=rate)
 
 
 @dataclass(frozen=True, eq=False)

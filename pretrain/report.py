@@ -1,6 +1,6 @@
 """What a pretraining run leaves for people: the loss as a picture, and the model's card."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,23 @@ from pretrain.config import PretrainConfig
 
 # Steps that one point of the drawn training loss averages, as a share of all.
 SMOOTHING = 0.01
+# What each loss is of, in the order of the panels.
+TITLES = {"mlm": "Masked words", "nsp": "Next sentences", "sop": "Sentence order"}
+FATES = {"masked": "[MASK]", "random": "random token", "kept": "kept token"}
+# What the numbers of an evaluation mean, by the first of them.
+MEANINGS = {
+    "mlm_loss": "Losses are in nats. `unigram_loss` is that of guessing each masked token by its "
+    "frequency alone, on the same tokens. `masked`, `random` and `kept` are those that show "
+    "[MASK], another token, and the token itself.",
+    "loss_per_character": "`loss_per_character` and `unigram_per_character` divide by the "
+    "characters of the masked tokens, without `##`, [UNK] left out: they compare vocabularies.",
+    "nsp_loss": "`nsp_majority` is what always giving the commoner answer scores.",
+    "sop_loss": "`sop`: in which of the two orders two neighbouring segments stood.",
+}
 
 
 def draw_losses(log: Path, picture: Path) -> None:
-    """Draw the masked-word and next-sentence losses over the run's tokens.
+    """Draw the losses over the run's tokens.
 
     Without matplotlib it says so and draws nothing.
     """
@@ -30,37 +43,37 @@ def draw_losses(log: Path, picture: Path) -> None:
 
 
 def add_losses(figure: Any, log: Path) -> None:
-    """Draw into a figure: masked words on the left, next sentences on the right."""
+    """Draw into a figure: a panel for each loss that was trained on, masked words on the left."""
     steps = list(read_log(log, "step"))
-    evaluations = list(read_log(log, "evaluation"))
     tokens_at = {line["step"]: line["tokens"] / 1e6 for line in steps}
-    panels = zip(
-        figure.subplots(1, 2),
-        ("mlm", "nsp"),
-        ("Masked words", "Next sentences"),
-        ("unigram_loss", None),
-        strict=True,
-    )
-    for axis, name, title, floor in panels:
+    judged = [line for line in read_log(log, "evaluation") if line["step"] in tokens_at]
+    trained = [name for name in TITLES if any(name in line["losses"] for line in steps)]
+    panels = figure.subplots(1, len(trained), squeeze=False)[0] if trained else []
+    for axis, name in zip(panels, trained, strict=True):
         x = [line["tokens"] / 1e6 for line in steps]
         y = _smooth([line["losses"][name] for line in steps])
         axis.plot(x, y, color="0.6", linewidth=1, label="training")
-        judged = [line for line in evaluations if line["step"] in tokens_at]
         if judged:
-            axis.plot(
-                [tokens_at[line["step"]] for line in judged],
-                [line["results"][f"{name}_loss"] for line in judged],
-                "o-",
-                color="tab:blue",
-                markersize=4,
-                label="held out",
-            )
-            if floor is not None:
-                level = judged[-1]["results"][floor]
-                axis.axhline(level, color="tab:red", linestyle=":", label="unigram")
-        axis.set(title=title, xlabel="million tokens", ylabel="loss, nats")
-        axis.legend(frameon=False)
+            x = [tokens_at[line["step"]] for line in judged]
+            _draw_held_out(axis, name, x, [line["results"] for line in judged])
+        axis.set(title=TITLES[name], xlabel="million tokens", ylabel="loss, nats")
+        axis.legend(frameon=False, fontsize="small")
         axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_held_out(
+    axis: Any, name: str, x: Sequence[float], results: Sequence[Mapping[str, float]]
+) -> None:
+    """Draw what evaluations found, of masked words also by what was shown in their place."""
+    curves = {f"{name}_loss": "held out"}
+    if name == "mlm":
+        curves |= {f"{fate}_loss": f"held out, {shown}" for fate, shown in FATES.items()}
+        level = results[-1]["unigram_loss"]
+        axis.axhline(level, color="tab:red", linestyle=":", label="by frequency alone")
+    for (key, label), style in zip(curves.items(), ("o-", ".--", ".-.", ".:"), strict=False):
+        if key in results[-1]:
+            y = [result[key] for result in results]
+            axis.plot(x, y, style, color="tab:blue", markersize=4, linewidth=1, label=label)
 
 
 def _smooth(values: list[float]) -> list[float]:
@@ -92,16 +105,17 @@ def model_card(
         [
             "---",
             "library_name: transformers",
-            "pipeline_tag: fill-mask",
+            *(["pipeline_tag: fill-mask"] if config.is_masked else []),
             "tags: [bert, plainbert]",
             "---",
             "",
-            "# BERT pretrained on masked words and next sentences",
+            f"# BERT pretrained on {' and '.join(TITLES[t].lower() for t in config.tasks)}",
             "",
             f"{model.num_hidden_layers} layers of width {model.hidden_size}, "
             f"{model.parameter_count():,} parameters, trained with plainbert from "
             f"{'random weights' if config.is_drawn else f'`{config.model}`'}: "
             f"{trained.step:,} steps, {trained.tokens:,} tokens, {trained.elapsed:,.0f} s.",
+            *_untouched(config),
             "",
             "## Data",
             "",
@@ -114,11 +128,7 @@ def model_card(
             "",
             "## Results on the held-out text",
             "",
-            *(
-                ["| | |", "| --- | --- |", *(f"| {k} | {v:.4f} |" for k, v in results.items())]
-                if results
-                else ["None: there were no validation files."]
-            ),
+            *(_table(results) if results else ["None: there were no validation files."]),
             "",
             "## How it was made",
             "",
@@ -128,3 +138,17 @@ def model_card(
             "",
         ]
     )
+
+
+def _untouched(config: PretrainConfig) -> list[str]:
+    """Name the head that no loss reached."""
+    if config.pair_task is None:
+        return ["", "The next-sentence head was not trained."]
+    return [] if config.is_masked else ["", "The masked-word head was not trained."]
+
+
+def _table(results: Mapping[str, float]) -> list[str]:
+    """Write an evaluation as a table, and what its numbers mean."""
+    rows = [f"| {name} | {value:.4f} |" for name, value in results.items()]
+    meanings = [text for name, text in MEANINGS.items() if name in results]
+    return ["| | |", "| --- | --- |", *rows, "", *meanings]

@@ -40,8 +40,9 @@ from kernels import KernelSet
 from pretrain.batches import PretrainingBatch, PretrainingBatches, held_out_batches
 from pretrain.config import PretrainConfig
 from pretrain.corpus import Corpus
-from pretrain.masking import MaskRecipe
-from pretrain.objective import PretrainingObjective, evaluate, unigram_log_probabilities
+from pretrain.evaluation import evaluate, plateau, unigram_log_probabilities
+from pretrain.masking import MaskRecipe, MaskSchedule
+from pretrain.objective import PretrainingObjective
 from pretrain.preparation import describe_sources, prepare
 from pretrain.report import draw_losses, model_card
 from pretrain.word_vectors import word_vectors
@@ -105,10 +106,13 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         say(f"the text has words for {corpus.manifest['vocab_size']:,} tokens only")
 
     def judge() -> Mapping[str, float]:
-        return evaluate(model, held_out, unigram)
+        results = evaluate(model, held_out, unigram, tokenizer, config.pair_task)
+        for line in plateau(results):
+            say(line)
+        return results
 
     trained = train(
-        PretrainingObjective(model),
+        PretrainingObjective(model, config.tasks),
         phases,
         config.training,
         config.out,
@@ -143,7 +147,7 @@ def dry_run(config: PretrainConfig) -> str:
         batch_tokens=max(shape.tokens_per_batch for shape in shapes),
         mean_length=max(shape.max_length for shape in shapes),
         accumulation=config.training.accumulation,
-        decoded_tokens=config.mask_rate * max(shape.tokens_per_batch for shape in shapes),
+        decoded_tokens=config.largest_mask_rate * max(shape.tokens_per_batch for shape in shapes),
     )
     return "\n".join(
         [
@@ -182,7 +186,7 @@ def read_model_config(config: PretrainConfig) -> BertConfig:
             f"max_length: expected at most the model's max_position_embeddings, "
             f"{shape.max_position_embeddings}, got {config.max_length}"
         )
-    if shape.type_vocab_size < 2:
+    if config.pair_task is not None and shape.type_vocab_size < 2:
         raise ValueError(
             f"model: expected 2 segment types for pairs, got type_vocab_size "
             f"{shape.type_vocab_size}"
@@ -297,13 +301,26 @@ def _phases(
             max_length=shape.max_length,
             tokens_per_batch=shape.tokens_per_batch,
             seed=config.seed,
-            masks=MaskRecipe(config.mask_rate, whole_words=config.whole_words),
+            masks=_masks(config),
             short_probability=config.short_pairs,
+            task=config.pair_task,
         )
         name = f"phase {shape.name}: " if shape.name else ""
         say(f"{name}an epoch is {batches.batches_per_epoch:,} micro-batches")
         phases.append(Phase(shape.name, until, batches))
     return phases
+
+
+def _masks(config: PretrainConfig) -> MaskRecipe | MaskSchedule | None:
+    """Say how much is masked in training."""
+    if not config.is_masked:
+        return None
+    recipe = MaskRecipe(config.mask_rate, whole_words=config.whole_words)
+    if config.final_mask_rate is None:
+        return recipe
+    steps = config.training.total().steps
+    assert steps is not None  # PretrainConfig refuses another budget
+    return MaskSchedule(recipe, config.final_mask_rate, steps * config.training.accumulation)
 
 
 def _held_out(config: PretrainConfig, tokenizer: Tokenizer) -> list[PretrainingBatch]:
@@ -317,6 +334,8 @@ def _held_out(config: PretrainConfig, tokenizer: Tokenizer) -> list[PretrainingB
         max_length=config.max_length,
         tokens_per_batch=config.tokens_per_batch,
         tokens=config.evaluation_tokens,
+        is_masked=config.is_masked,
+        task=config.pair_task,
     )
 
 
@@ -332,7 +351,8 @@ def _identity(
 ) -> dict[str, Any]:
     """List what makes this run this run, beside the training configuration."""
     recipe = (
-        "max_length", "tokens_per_batch", "mask_rate", "whole_words", "short_pairs", "seed",
+        "objective", "max_length", "tokens_per_batch", "mask_rate", "final_mask_rate",
+        "whole_words", "short_pairs", "seed",
         *(("phases",) if config.phases else ()),
         *(("vocab_size", "cased") if config.is_learned else ()),
     )  # fmt: skip

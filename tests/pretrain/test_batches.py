@@ -76,7 +76,7 @@ def pairs_in(batch: PretrainingBatch) -> list[tuple[tuple[int, ...], tuple[int, 
 def planned_pairs(batches: PretrainingBatches, epoch: int):
     plan = batches.plan(epoch)
     tokens = batches.corpus.tokens.tolist()
-    columns = plan.a_start, plan.a_length, plan.b_start, plan.b_length, plan.is_random
+    columns = plan.a_start, plan.a_length, plan.b_start, plan.b_length, plan.label
     return [
         (tuple(tokens[a : a + n]), tuple(tokens[b : b + m]), int(label))
         for a, n, b, m, label in zip(*(column.tolist() for column in columns), strict=True)

@@ -1,4 +1,4 @@
-"""Masks: exact counts, the 80/10/10, whole words, against a loop over words that is Google's."""
+"""Masks: exact counts, the 80/10/10, whole words, and a rate that changes over a run."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bert.tokenization import Tokenizer
-from pretrain.masking import MaskedTokens, MaskingVocabulary, MaskRecipe, mask_tokens
+from pretrain.masking import (
+    MaskedTokens,
+    MaskingVocabulary,
+    MaskRecipe,
+    MaskSchedule,
+    mask_tokens,
+)
+from tests.pretrain.google_recipe import choose, quota, words_of
 
 P_VALUE = 1e-4  # of every chi-squared test below; the seeds are fixed
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -35,9 +42,8 @@ def mask(batch, recipe: MaskRecipe, seed: int = 0) -> MaskedTokens:
     return mask_tokens(*batch, VOCABULARY, recipe, np.random.default_rng(seed))
 
 
-def quota(length: int, recipe: MaskRecipe) -> int:
-    limit = recipe.max_predictions or 10**9
-    return min(limit, max(1, int(round(length * recipe.rate))))
+def texts_of(ids: np.ndarray) -> list[str]:
+    return [TOKENS[i] for i in ids]
 
 
 def counts_by_sequence(masked: MaskedTokens, lengths: np.ndarray) -> np.ndarray:
@@ -70,7 +76,7 @@ def test_what_is_masked_and_what_is_left(rows, recipe, seed):
     np.testing.assert_array_equal(masked.input_ids[untouched], before[untouched])
     assert np.isin(masked.input_ids[masked.positions], [MASK, *ORDINARY]).all()
     for length, count in zip(batch[1], counts_by_sequence(masked, batch[1]), strict=True):
-        expected = min(quota(length, recipe), length - 3)
+        expected = min(quota(length, recipe.rate, recipe.max_predictions), length - 3)
         assert count <= expected if recipe.whole_words else count == expected
 
 
@@ -114,31 +120,6 @@ def test_every_set_of_tokens_is_as_likely():
     assert stats.chisquare(counts).pvalue > P_VALUE
 
 
-def words_of(row: list[int]) -> list[list[int]]:
-    """The places of a sequence's words, "##" pieces with the piece before them."""
-    words: list[list[int]] = []
-    for place, token in enumerate(row):
-        if token in (CLS, SEP):
-            continue
-        goes_on = TOKENS[token].startswith("##") and TOKENS[token] != "##"
-        if goes_on and row[place - 1] not in (CLS, SEP):
-            words[-1].append(place)
-        else:
-            words.append([place])
-    return words
-
-
-def choose_words(words: list[list[int]], limit: int) -> list[int]:
-    """Google's `create_masked_lm_predictions` with whole words; the words come shuffled."""
-    chosen: list[int] = []
-    for word in words:
-        if len(chosen) >= limit:
-            break
-        if len(chosen) + len(word) <= limit:
-            chosen += word
-    return sorted(chosen)
-
-
 @given(segments, st.floats(0.05, 0.9), st.integers(0, 50))
 def test_whole_words_are_those_that_a_loop_over_shuffled_words_takes(rows, rate, seed):
     recipe = MaskRecipe(rate, whole_words=True)
@@ -146,43 +127,17 @@ def test_whole_words_are_those_that_a_loop_over_shuffled_words_takes(rows, rate,
     masked = mask(batch, recipe, seed)
     # The same numbers shuffle the words here: one for each, sorted within its sequence.
     sequences = np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
-    words = [words_of(sequence.tolist()) for sequence in sequences]
+    words = [words_of(texts_of(sequence)) for sequence in sequences]
     numbers = iter(np.random.default_rng(seed).random(sum(map(len, words))))
     expected, start = [], 0
     for sequence, its_words in zip(sequences, words, strict=True):
         keys = [next(numbers) for _ in its_words]
         shuffled = [its_words[i] for i in np.argsort(keys)]
-        chosen = choose_words(shuffled, quota(len(sequence), recipe))
+        limit = quota(len(sequence), recipe.rate, recipe.max_predictions)
+        chosen = sorted(place for word in choose(shuffled, limit) for place in word)
         expected += [start + place for place in chosen]
         start += len(sequence)
     assert masked.positions.tolist() == expected
-
-
-def test_whole_words_are_distributed_as_in_the_recipe():
-    """How many tokens, and how many words of each length: an own shuffle, many times."""
-    batch = random_batch(4, 40)
-    recipe = MaskRecipe(whole_words=True)
-    sequences = np.split(batch[0], np.cumsum(batch[1])[:-1])
-    words = [words_of(sequence.tolist()) for sequence in sequences]
-    length_at = [{p: len(word) for word in its for p in word} for its in words]
-    rng = np.random.default_rng(1)
-    table = np.zeros((2, 2, 40), int)  # whose, what, value
-    for seed in range(300):
-        masked = mask(batch, recipe, seed)
-        splits = np.cumsum(counts_by_sequence(masked, batch[1]))[:-1]
-        ours = np.split(masked.positions, splits)
-        starts = np.cumsum(batch[1]) - batch[1]
-        for i, its_words in enumerate(words):
-            shuffled = [its_words[j] for j in rng.permutation(len(its_words))]
-            theirs = choose_words(shuffled, quota(batch[1][i], recipe))
-            for whose, places in enumerate(((ours[i] - starts[i]).tolist(), theirs)):
-                table[whose, 0, len(places)] += 1
-                for place in places:
-                    table[whose, 1, min(length_at[i][place], 8)] += 1
-    for what in range(2):
-        cells = table[:, what][:, table[:, what].min(axis=0) > 20]
-        assert cells.shape[1] >= 4
-        assert stats.chi2_contingency(cells).pvalue > P_VALUE
 
 
 def test_a_word_is_never_cut():
@@ -192,7 +147,7 @@ def test_a_word_is_never_cut():
     is_masked[masked.positions] = True
     seen = 0
     for end, length in zip(np.cumsum(lengths), lengths, strict=True):
-        for word in words_of(ids[end - length : end].tolist()):
+        for word in words_of(texts_of(ids[end - length : end])):
             states = {bool(is_masked[end - length + place]) for place in word}
             assert len(states) == 1
             seen += len(word) > 1 and states == {True}
@@ -212,6 +167,17 @@ def test_masks_follow_from_the_generator_alone():
         assert not np.array_equal(other.positions, expected.positions)
 
 
+@pytest.mark.parametrize(("first", "last"), [(0.3, 0.15), (0.1, 0.4)])
+def test_a_schedule_is_a_straight_line_and_then_stays(first, last):
+    recipe = MaskRecipe(first, max_predictions=7, whole_words=True)
+    schedule = MaskSchedule(recipe, last, batches=101)
+    rates = np.array([schedule.at(index).rate for index in range(140)])
+    np.testing.assert_allclose(rates[:101], np.linspace(first, last, 101), rtol=1e-12)
+    np.testing.assert_allclose(rates[100:], last, rtol=1e-12)
+    assert schedule.at(50).max_predictions == 7 and schedule.at(50).whole_words
+    assert MaskSchedule(recipe, last, batches=1).at(0).rate == first
+
+
 def test_what_the_vocabulary_says():
     assert VOCABULARY.ordinary_ids.tolist() == ORDINARY
     assert np.flatnonzero(VOCABULARY.is_continuation).tolist() == list(range(67, 107))
@@ -225,6 +191,8 @@ def test_what_the_vocabulary_says():
         (lambda: MaskRecipe(0), "rate: expected more than 0 and less than 1, got 0"),
         (lambda: MaskRecipe(1.0), "rate: expected more than 0 and less than 1, got 1.0"),
         (lambda: MaskRecipe(max_predictions=0), "max_predictions: expected 1 or more, got 0"),
+        (lambda: MaskSchedule(MaskRecipe(), 1.5, 9), "final_rate: expected more than 0 and less"),
+        (lambda: MaskSchedule(MaskRecipe(), 0.2, 0), "batches: expected 1 or more, got 0"),
         (
             lambda: MaskingVocabulary.of(Tokenizer(TOKENS[:6])),
             "tokenizer: expected tokens that are not special",

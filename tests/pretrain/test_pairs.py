@@ -1,4 +1,4 @@
-"""The vectorised planner against Google's recipe, written out here as a loop over tokens."""
+"""The planned pairs: what holds of each of them, and in which order they come."""
 
 import random
 from time import process_time
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pretrain.pairs import PairPlan, plan_pairs
+from tests.pretrain.google_recipe import cut_to_fit
 
 P_VALUE = 1e-4  # of every chi-squared test below; the seeds are fixed
 MAX_LENGTH = 48
@@ -30,66 +31,6 @@ def random_documents(seed: int, count: int) -> list[list[int]]:
     ]
 
 
-def pairs_of(document_index: int, documents, max_length: int, short_probability: float, rng):
-    """Google's `create_instances_from_document`, but that each chunk draws its target.
-
-    A document is a list of sentences, a sentence a list of token numbers.
-    """
-    document = documents[document_index]
-    room = max_length - 3
-
-    def draw_target():
-        return rng.randint(2, room) if rng.random() < short_probability else room
-
-    target, chunk, length, i = draw_target(), [], 0, 0
-    while i < len(document):
-        chunk.append(document[i])
-        length += len(document[i])
-        if i == len(document) - 1 or length >= target:
-            a_end = rng.randint(1, len(chunk) - 1) if len(chunk) >= 2 else 1
-            a = [token for sentence in chunk[:a_end] for token in sentence]
-            b = []
-            is_random = len(chunk) == 1 or rng.random() < 0.5
-            if is_random:
-                other = document_index
-                while other == document_index:
-                    other = rng.randrange(len(documents))
-                for j in range(rng.randrange(len(documents[other])), len(documents[other])):
-                    b.extend(documents[other][j])
-                    if len(b) >= target - len(a):
-                        break
-                i -= len(chunk) - a_end
-            else:
-                b = [token for sentence in chunk[a_end:] for token in sentence]
-            truncate(a, b, room, rng)
-            yield a[0], len(a), b[0], len(b), is_random
-            target, chunk, length = draw_target(), [], 0
-        i += 1
-
-
-def truncate(a: list, b: list, room: int, rng) -> None:
-    while len(a) + len(b) > room:
-        longer = a if len(a) > len(b) else b
-        if rng.random() < 0.5:
-            del longer[0]
-        else:
-            longer.pop()
-
-
-def reference_pairs(documents, epochs: int, *, max_length: int, short_probability: float):
-    """Rows of a_start, a_length, b_start, b_length, is_random."""
-    numbers = iter(range(10**9))
-    texts = [[[next(numbers) for _ in range(n)] for n in document] for document in documents]
-    rng = random.Random(7)
-    rows = [
-        row
-        for _ in range(epochs)
-        for index in range(len(texts))
-        for row in pairs_of(index, texts, max_length, short_probability, rng)
-    ]
-    return np.array(rows)
-
-
 def planned_pairs(documents, epochs: int, **options):
     offsets = make_offsets(documents)
     plans = [plan_pairs(*offsets, seed=3, epoch=epoch, **options) for epoch in range(epochs)]
@@ -97,62 +38,8 @@ def planned_pairs(documents, epochs: int, **options):
 
 
 def rows_of(plan: PairPlan) -> np.ndarray:
-    columns = plan.a_start, plan.a_length, plan.b_start, plan.b_length, plan.is_random
+    columns = plan.a_start, plan.a_length, plan.b_start, plan.b_length, plan.label
     return np.stack([column.astype(np.int64) for column in columns], axis=1)
-
-
-def same_distribution(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The p value that two samples of small integers come from one distribution."""
-    values = max(ours.max(), theirs.max()) + 1
-    table = np.stack([np.bincount(sample, minlength=values) for sample in (ours, theirs)])
-    # Rare values are put together with their neighbours, until each cell expects enough.
-    cells, waiting = [], np.zeros(2)
-    for column in table.T:
-        waiting = waiting + column
-        if waiting.min() >= 20:
-            cells.append(waiting)
-            waiting = np.zeros(2)
-    cells[-1] = cells[-1] + waiting
-    return 1.0 if len(cells) < 2 else float(stats.chi2_contingency(np.array(cells).T).pvalue)
-
-
-@pytest.mark.parametrize("short_probability", [0.1, 0.0, 1.0])
-def test_pairs_are_distributed_as_in_the_recipe(short_probability):
-    documents = random_documents(1, 40)
-    options = {"max_length": MAX_LENGTH, "short_probability": short_probability}
-    theirs = reference_pairs(documents, 120, **options)
-    ours = planned_pairs(documents, 700, **options)
-    sentence_offsets, document_offsets = make_offsets(documents)
-    document_starts = sentence_offsets[document_offsets]
-
-    def features(rows):
-        a_start, a_length, b_start, b_length, is_random = rows.T
-        a_sentence = np.searchsorted(sentence_offsets, a_start, side="right") - 1
-        b_sentence = np.searchsorted(sentence_offsets, b_start, side="right") - 1
-        b_document = np.searchsorted(document_starts, b_start, side="right") - 1
-        return {
-            "labels": is_random,
-            "lengths of A": a_length,
-            "lengths of B": b_length,
-            "lengths of B that is next": b_length[is_random == 0],
-            "lengths of pairs": a_length + b_length,
-            "short pairs": (a_length + b_length < MAX_LENGTH - 3).astype(int),
-            "sentence of A": a_sentence,
-            "sentence of B that is random": b_sentence[is_random == 1],
-            "document of B that is random": b_document[is_random == 1],
-            "tokens cut from A's front": np.minimum(a_start - sentence_offsets[a_sentence], 40),
-            "tokens cut from B's front": np.minimum(b_start - sentence_offsets[b_sentence], 40),
-            "A and B together": np.minimum(a_length, 45) * 46 + np.minimum(b_length, 45),
-        }
-
-    reference = features(theirs)
-    p_values = {
-        name: same_distribution(values, reference[name]) for name, values in features(ours).items()
-    }
-    assert min(p_values.values()) > P_VALUE, p_values
-    # Pairs of one epoch hang together, so their number is compared by its mean.
-    per_epoch = len(ours) / 700, len(theirs) / 120
-    assert per_epoch[0] == pytest.approx(per_epoch[1], rel=0.01)
 
 
 def test_the_other_document_is_drawn_evenly_whatever_its_length():
@@ -201,8 +88,8 @@ def test_each_pair_is_what_it_says(documents, max_length, seed, short_probabilit
     assert plan.a_length.min() >= 1 and plan.b_length.min() >= 1
     assert plan.lengths.max() <= max_length
     assert (a_end <= starts[a_document]).all() and (b_end <= starts[b_document]).all()
-    assert ((a_document != b_document) == plan.is_random).all()
-    assert (plan.b_start >= a_end)[~plan.is_random].all()
+    assert ((a_document != b_document) == plan.label).all()
+    assert (plan.b_start >= a_end)[~plan.label].all()
     assert plan.majority_rate >= 0.5
     # Of a document's own tokens, none is used twice.
     used = np.zeros(sentence_offsets[-1], int)
@@ -230,7 +117,7 @@ def test_without_truncation_every_token_is_used_once_an_epoch(count, length, max
 def test_a_chunk_of_one_sentence_is_followed_by_another_document():
     offsets = make_offsets([[50], [60], [4], [3]] * 20)
     plan = plan_pairs(*offsets, max_length=20, seed=0, epoch=0)
-    assert plan.is_random.all() and len(plan) == 80
+    assert plan.label.all() and len(plan) == 80
     assert plan.majority_rate == 1
 
 
@@ -240,7 +127,7 @@ def test_the_longer_segment_loses_tokens_one_by_one():
         for b in range(1, 13):
             for room in (2, 3, 6, 7, 12):
                 first, second = ["a"] * a, ["b"] * b
-                truncate(first, second, room, random.Random(0))
+                cut_to_fit(first, second, room, random.Random(0))
                 plan = plan_pairs(*make_offsets([[a], [b]]), max_length=room + 3, seed=a, epoch=b)
                 row = int(np.argmin(plan.a_start))
                 got = plan.a_length[row], plan.b_length[row]
@@ -265,12 +152,6 @@ def test_the_order_is_random():
     plan = plan_pairs(*make_offsets([[5] * 40] * 300), max_length=MAX_LENGTH, seed=0, epoch=0)
     assert abs(stats.spearmanr(np.arange(len(plan)), plan.a_start).statistic) < 0.05
     assert abs(stats.spearmanr(plan.a_start[1:], plan.a_start[:-1]).statistic) < 0.05
-
-
-def test_blocks_leave_no_seam(monkeypatch):
-    """Sentences are drawn in blocks; a chunk may reach over the end of one."""
-    monkeypatch.setattr("pretrain.pairs._BLOCK", 100)
-    test_pairs_are_distributed_as_in_the_recipe(0.1)
 
 
 def test_a_whole_corpus_in_one_document_costs_no_more():

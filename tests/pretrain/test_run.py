@@ -18,7 +18,6 @@ from bert.training.log import read_log
 from kernels import TORCH
 from pretrain.config import PretrainConfig
 from pretrain.corpus import Corpus
-from pretrain.objective import PretrainingObjective, evaluate, unigram_log_probabilities
 from pretrain.run import pretrain
 
 SUBJECTS = ["the cat", "a dog", "my friend", "the old man", "every child"]
@@ -169,31 +168,6 @@ def test_domain_text_is_in_the_vocabulary_and_the_vectors_and_in_no_pair(config,
     assert corpus.token_counts()[new] == 0
     with pytest.raises(ValueError, match="^corpora: expected"):  # the domain is part of a run
         pretrain(replace(plain, out=tmp_path / "more"))
-
-
-def test_the_unigram_baseline_is_that_of_the_definition():
-    counts = torch.tensor([0, 3, 1])
-    expected = torch.tensor([1 / 7, 4 / 7, 2 / 7], dtype=torch.float64).log()
-    torch.testing.assert_close(unigram_log_probabilities(counts), expected)
-
-
-def test_counts_and_sums_have_the_same_names(config):
-    result = pretrain(replace(config, training=replace(config.training, budget="1")))
-    from pretrain.batches import held_out_batches
-    from pretrain.corpus import Corpus
-
-    tokenizer = Tokenizer.load(result.model)
-    corpus = Corpus.open(result.run_dir / "data" / "validation")
-    batches = held_out_batches(corpus, tokenizer, max_length=32, tokens_per_batch=256, tokens=1000)
-    model = load_pretrained(result.model, BertForPreTraining)
-    objective = PretrainingObjective(model).eval()
-    sums = objective(batches[0], torch.tensor(0))
-    counts = objective.counts(batches[0])
-    assert sums.keys() == counts.keys()
-    judged = evaluate(model, batches[:1], torch.zeros(model.config.vocab_size).double())
-    assert judged["mlm_loss"] == pytest.approx(sums["mlm"].item() / counts["mlm"], rel=1e-5)
-    assert judged["nsp_loss"] == pytest.approx(sums["nsp"].item() / counts["nsp"], rel=1e-5)
-    assert judged["unigram_loss"] == 0
 
 
 def test_dry_run_writes_nothing(config, capsys):
