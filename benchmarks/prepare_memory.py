@@ -1,10 +1,10 @@
 """How much memory it takes to prepare a large text, and how long.
 
-    python -m benchmarks.prepare_memory --size 1GB
+    python -m benchmarks.prepare_memory --size 1GB --workers 2
 
 Makes a text of that size from the paragraphs of real books in random order, a third of it one
-single document, 10 MB of it one single line; prepares it in a process of its own; and prints and
-writes down what that process needed at its peak.
+single document, 10 MB of it one single line; prepares it in a process of its own, which starts the
+workers; and prints and writes down what that process and the largest worker needed at their peaks.
 """
 
 import json
@@ -13,8 +13,11 @@ import os
 import platform
 import random
 import re
+import resource
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +46,8 @@ class MemoryBenchmark:
     """Books to take paragraphs from; by default those that are here."""
     vocab_size: int = 8192
     """Tokens of the vocabulary, which is learned from the books."""
+    workers: int = 1
+    """Processes that make shards."""
     out: Path = RESULTS
     """Where to write the result."""
 
@@ -79,21 +84,26 @@ def write_text(path: Path, paragraphs: list[str], size: int) -> None:
             file.write("\n".join(rng.choices(paragraphs, k=rng.randint(20, 60))) + "\n\n")
 
 
-def measure(text: Path, tokenizer: Path, out: Path, results: Any) -> None:
-    """Prepare the text, and put what this process needed into the queue."""
+def measure(text: Path, tokenizer: Path, out: Path, workers: int, results: Any) -> None:
+    """Prepare the text, and put what this process and its workers needed into the queue."""
     loaded = Tokenizer.load(tokenizer)
-    before = peak_memory()
+    before = peak_memory("self")
+    largest_worker = LargestWorker()
     begin, begin_cpu = time.perf_counter(), time.process_time()
-    manifest = prepare([text], out, loaded).manifest
+    manifest = prepare([text], out, loaded, drop_duplicates=True, workers=workers).manifest
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds += ended.ru_utime + ended.ru_stime
     results.put(
         {
             "text_bytes": text.stat().st_size,
             "documents": manifest["documents"],
+            "duplicates": manifest["duplicates"],
             "sentences": manifest["sentences"],
             "tokens": manifest["tokens"],
-            "peak_rss_mb": round(peak_memory() / 1e6, 1),
+            "peak_rss_mb": round(peak_memory("self") / 1e6, 1),
             "peak_rss_before_mb": round(before / 1e6, 1),
+            "peak_rss_of_a_worker_mb": round(largest_worker.stop() / 1e6, 1),
             "seconds": round(seconds, 1),
             "cpu_seconds": round(cpu_seconds, 1),
             "tokens_per_second": round(manifest["tokens"] / seconds),
@@ -102,15 +112,41 @@ def measure(text: Path, tokenizer: Path, out: Path, results: Any) -> None:
     )
 
 
-def peak_memory() -> int:
-    """Return the most bytes that this process has held resident.
+class LargestWorker:
+    """Watches this process's children while it works, for the largest peak of one."""
+
+    def __init__(self) -> None:
+        self._peak = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """Return the largest peak, in bytes; 0 if there were no children."""
+        self._stopped.set()
+        self._thread.join()
+        return self._peak
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(0.1):
+            # Not by `multiprocessing.active_children`, which would take their exit codes.
+            for listed in Path("/proc/self/task").glob("*/children"):
+                with suppress(OSError):  # a thread has ended
+                    children = listed.read_text().split()
+                    self._peak = max([self._peak, *map(peak_memory, children)])
+
+
+def peak_memory(process: str) -> int:
+    """Return the most bytes that a process has held resident; 0 if it has ended.
 
     From the kernel's own mark: that of `getrusage` starts from the parent's peak.
     """
-    status = Path("/proc/self/status").read_text()
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
     match = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert match is not None
-    return int(match[1]) * 1024
+    return int(match[1]) * 1024 if match else 0
 
 
 def processor() -> str:
@@ -132,7 +168,7 @@ def run(config: MemoryBenchmark) -> dict[str, Any]:
         text = directory / "text.txt"
         write_text(text, paragraphs, size)
         results = context.Queue()
-        arguments = (text, directory / "tokenizer", directory / "corpus", results)
+        arguments = (text, directory / "tokenizer", directory / "corpus", config.workers, results)
         child = context.Process(target=measure, args=arguments)
         child.start()
         child.join()
@@ -146,7 +182,8 @@ def run(config: MemoryBenchmark) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("numpy", "tokenizers")},
     }
-    return {"size": config.size, "vocab_size": config.vocab_size, **measured, "machine": machine}
+    asked = {"size": config.size, "vocab_size": config.vocab_size, "workers": config.workers}
+    return {**asked, **measured, "machine": machine}
 
 
 def main() -> None:

@@ -40,6 +40,12 @@ COMMANDS: dict[str, Command] = {
         "train a BERT on plain text",
         ("files",),
     ),
+    "pretrain prepare": Command(
+        "pretrain.prepare_config:PrepareConfig",
+        "pretrain.prepare:run",
+        "turn text into token ids, once for many runs",
+        ("files",),
+    ),
     "finetune": Command(
         "finetune.config:FinetuneConfig", "finetune.run:run", "train a BERT on labelled texts"
     ),
@@ -85,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     """Run one command with the arguments that come after its name; return its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if given and f"{name} {given[0]}" in COMMANDS:  # so a file named prepare is ./prepare
+        name, given = f"{name} {given[0]}", given[1:]
     command, program = COMMANDS[name], f"bert {name}"
     settings = _load(command.options)
     options = options_of(settings, command.positional)

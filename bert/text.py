@@ -21,8 +21,10 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any, BinaryIO
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Characters tokenized in one go. A text's time grows faster than its length: 9 MB at once take
@@ -30,7 +32,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST = 16_384
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 # The last of BERT's spaces. To Python some control characters are spaces too; BERT drops them.
 _TO_LAST_SPACE = re.compile(r"(?s:.*)[^\S\x0b\x0c\x1c-\x1f\x85]")
@@ -65,7 +67,7 @@ def clean(text: str, report: TextReport, *, allow_special: bool = False) -> str:
     report.texts += 1
     report.long_texts += len(text) > LONGEST
     if not text.isprintable():  # the fast way to see that none of these is there
-        text, surrogates = _SURROGATE.subn("\ufffd", text)
+        text, surrogates = SURROGATE.subn("\ufffd", text)
         report.surrogates += surrogates
         report.controls += len(_CONTROL.findall(text))
         report.byte_order_marks += text.startswith("\ufeff")
@@ -100,7 +102,7 @@ def split_at_spaces(text: str) -> list[str]:
 
 
 def read_lines(path: str | Path, report: TextReport | None = None) -> Iterator[str]:
-    """Yield the lines of a text file (.xz and .gz are unpacked), without their ends.
+    """Yield the lines of a text file (.gz, .xz and .zst are unpacked), without their ends.
 
     Memory stays bounded: a line of more than twice LONGEST characters comes in `parts`.
 
@@ -111,15 +113,17 @@ def read_lines(path: str | Path, report: TextReport | None = None) -> Iterator[s
     Raises:
         ValueError: the file is packed, and broken or cut short; the message names the line.
     """
+    path = Path(path)
     report = TextReport() if report is None else report
     number, line, is_cut = 1, "", False
     try:
-        with _open(Path(path)) as file:
+        # "surrogateescape" turns a byte that is not UTF-8 into one of U+DC80 to U+DCFF: countable.
+        with TextIOWrapper(open_unpacked(path), "utf-8", "surrogateescape") as file:
             while chunk := file.readline(LONGEST):
                 if number == 1 and not line and chunk.startswith("\ufeff"):
                     chunk = chunk[1:]
                     report.byte_order_marks += 1
-                chunk, invalid = _SURROGATE.subn("\ufffd", chunk)
+                chunk, invalid = SURROGATE.subn("\ufffd", chunk)
                 report.invalid_bytes += invalid
                 line += chunk
                 if line.endswith("\n"):
@@ -132,11 +136,34 @@ def read_lines(path: str | Path, report: TextReport | None = None) -> Iterator[s
                     line, is_cut = line[len(part) :], True
         if line:
             yield line
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+    except unpacking_errors(path) as error:
         raise ValueError(f"{path}: line {number}: cannot be unpacked: {error}") from error
 
 
-def _open(path: Path) -> TextIOWrapper:
-    unpack = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    # "surrogateescape" turns a byte that is not UTF-8 into one of U+DC80 to U+DCFF: countable.
-    return unpack(path, "rt", encoding="utf-8", errors="surrogateescape")
+def open_unpacked(path: Path) -> BinaryIO:
+    """Open a file for its bytes, unpacking .gz, .xz and .zst.
+
+    Raises:
+        ModuleNotFoundError: it ends in .zst, and nothing here reads that.
+    """
+    if path.suffix == ".zst":
+        return _zstd(path).open(path, "rb")
+    return {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)(path, "rb")
+
+
+def unpacking_errors(path: Path) -> tuple[type[Exception], ...]:
+    """List what reading a packed file raises where it is broken or cut short."""
+    errors = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+    return (*errors, _zstd(path).ZstdError) if path.suffix == ".zst" else errors
+
+
+def _zstd(path: Path) -> Any:
+    """Find Python's own reader of .zst, which is there from 3.14 on, or its backport."""
+    for package in ("compression", "backports"):
+        try:
+            return import_module(f"{package}.zstd")
+        except ModuleNotFoundError:
+            pass
+    raise ModuleNotFoundError(
+        f"{path}: backports.zstd is missing; install the extra zst: pip install -e .[zst]"
+    )

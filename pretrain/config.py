@@ -73,16 +73,20 @@ class PretrainConfig(Checked):
         ValueError: a field is out of its range; the message names it.
     """
 
-    files: tuple[Path, ...]
-    """Plain text, .txt, .xz or .gz: a paragraph a line, a blank line between documents."""
     out: Path
     """Directory of the run: tokenizer, data, log, checkpoints, pictures, and the model."""
+    files: tuple[Path, ...] = ()
+    """Text, a paragraph a line and a blank line between documents, or .jsonl; .gz, .xz and .zst
+    are unpacked. A file named prepare is ./prepare, since prepare is a command."""
+    data: Path | None = None
+    """Directory that bert pretrain prepare made, instead of files."""
     validation_files: tuple[Path, ...] = ()
     """Text held out for evaluation."""
     model: str = "tiny"
     """Preset (tiny … large), a config.json, or a directory of a model to go on from."""
     tokenizer: Path | None = None
-    """Directory or file of a tokenizer; None: the model's own, or learn one from the files."""
+    """Directory or file of a tokenizer; None: that of data, the model's own, or learn one from the
+    files."""
     vocab_size: int = 8192
     """Tokens of a vocabulary that is learned."""
     cased: bool = False
@@ -129,7 +133,10 @@ class PretrainConfig(Checked):
 
     def __post_init__(self) -> None:
         """Check what can be checked without a file, and name what is wrong."""
-        self._require("files", "at least one text file", len(self.files) > 0)
+        self._require(
+            "files", "at least one text file, or data", self.data is not None or bool(self.files)
+        )
+        self._require("files", "none beside data", self.data is None or not self.files)
         self._require("vocab_size", "16 or more", self.vocab_size >= 16)
         self._require("max_length", "8 tokens or more", self.max_length >= 8)
         self._require(
@@ -228,7 +235,12 @@ class PretrainConfig(Checked):
     @property
     def is_learned(self) -> bool:
         """Whether the vocabulary is learned from the files."""
-        return self.tokenizer is None and not (Path(self.model) / "vocab.txt").exists()
+        is_given = self.tokenizer is not None or self.data is not None
+        return not is_given and not (Path(self.model) / "vocab.txt").exists()
+
+    def fits_tokenizer(self) -> bool:
+        """Whether a drawn model has as many words as the tokenizer: one of its own, or of data."""
+        return self.is_learned or (self.data is not None and self.is_drawn)
 
     def resolved(self) -> "PretrainConfig":
         """Return the configuration with nothing left to guess."""

@@ -4,7 +4,8 @@
     sentence_offsets.bin   int64, where each sentence starts in the tokens, and the end
     document_offsets.bin   int64, where each document starts in the sentences, and the end
     manifest.json          counts, the SHA-256 of every file in and out, the tokenizer's, versions,
-                           and what the text policies of bert/text.py met
+                           what the text policies of bert/text.py met, and pretrain/quality.py
+    tokenizer/             the tokenizer
 
 All numbers are little-endian. `pretrain.preparation` makes one from text.
 """
@@ -22,6 +23,7 @@ from bert.tokenization import Tokenizer
 
 MANIFEST = "manifest.json"
 TOKENS, SENTENCES, DOCUMENTS = "tokens.bin", "sentence_offsets.bin", "document_offsets.bin"
+TOKENIZER = "tokenizer"
 FORMAT = {"format": "plainbert corpus", "version": 1}
 
 
@@ -52,7 +54,7 @@ class Corpus:
             ValueError: a file is missing, cut or changed; the message names it.
         """
         directory = Path(directory)
-        manifest = _read_manifest(directory / MANIFEST)
+        manifest = read_manifest(directory / MANIFEST)
         shapes = {
             TOKENS: (manifest["token_dtype"], manifest["tokens"]),
             SENTENCES: ("<i8", manifest["sentences"] + 1),
@@ -74,12 +76,7 @@ class Corpus:
         Raises:
             ValueError: a file is missing, cut or changed; the message names it.
         """
-        for name, entry in self.manifest["files"].items():
-            path = self.directory / name
-            _check_size(path, entry["bytes"])
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                    raise ValueError(f"{path}: its SHA-256 is not the one in {MANIFEST}")
+        verify_files(self.directory, self.manifest)
 
     @property
     def fingerprint(self) -> str:
@@ -141,7 +138,22 @@ def render_manifest(manifest: dict[str, Any]) -> bytes:
     return (json.dumps({**body, "sha256": digest}, indent=1) + "\n").encode()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def verify_files(directory: Path, manifest: dict[str, Any]) -> None:
+    """Hold the files of a corpus or a shard against its manifest, as `Corpus.verify` does."""
+    for name, entry in manifest["files"].items():
+        path = directory / name
+        _check_size(path, entry["bytes"])
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                raise ValueError(f"{path}: its SHA-256 is not the one in {MANIFEST}")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a manifest that `render_manifest` wrote.
+
+    Raises:
+        ValueError: it is missing, changed, or of another format; the message names it.
+    """
     try:
         content = path.read_bytes()
         manifest = json.loads(content)

@@ -1,45 +1,51 @@
-"""Text files → a prepared corpus (`pretrain.corpus`).
+"""Text files → a prepared corpus (`pretrain.corpus`), by any number of processes.
 
-In the text a line is a paragraph, and blank lines (or a file's end) part documents. The same
-text, tokenizer and versions give the same bytes. The directory is written aside and moved into
-place by one rename, so it is whole or not there.
+    files ─> paragraphs ─> texts of shards ─> shards, many at a time ─> one corpus
+             documents.py  shard_texts.py     shards.py                 merging.py
 
-A sentence of more than `max_sentence_tokens` is cut into equal parts, each a sentence from then
-on: the pair planner truncates what is longer than a training example, and those tokens would be
-lost. Memory does not grow with the text: all passes through in pieces of about a million
-characters, whatever the length of a line or a document.
+One process reads, leaves duplicates out and cuts the stream into texts; workers turn those into
+shards. The same files, tokenizer, options and versions give the same bytes, whoever makes the
+shards. All happens in a directory aside, `.NAME.partial`; the corpus is moved into place by one
+rename, so it is whole or not there. Where that is interrupted, killed or out of disk, the shards
+that are whole stay, and the next attempt makes the others.
+
+In each process memory stays within bounds that don't depend on the text.
 """
 
 import fcntl
-import hashlib
 import os
-import platform
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from copy import copy
-from dataclasses import asdict
-from importlib.metadata import version
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from bert.text import TextReport, read_lines
+from bert.text import TextReport
 from bert.tokenization import Tokenizer
 from pretrain.corpus import (
     DOCUMENTS,
     FORMAT,
     MANIFEST,
     SENTENCES,
-    TOKENS,
+    TOKENIZER,
     Corpus,
     render_manifest,
 )
-from pretrain.sentences import split_sentences
+from pretrain.documents import PACKED, Rows, describe_sources, read_paragraphs
+from pretrain.hashed_file import HashedFile
+from pretrain.merging import merge_shards
+from pretrain.quality import describe_quality
+from pretrain.shard_texts import Duplicates, ShardText, write_shard_texts
+from pretrain.shard_workers import ShardWorkers, collect, local_workers, wait_for_workers
+from pretrain.shards import is_whole, prepare_shard, versions
 
-_PIECE = 1 << 20  # characters tokenized at a time
+_MERGED, _SEEN = "corpus", "seen.sqlite"
 
 
 def prepare(
@@ -48,238 +54,198 @@ def prepare(
     tokenizer: Tokenizer,
     *,
     max_sentence_tokens: int = 128,
+    rows: Rows | None = None,
+    drop_duplicates: bool = False,
+    workers: int | ShardWorkers = 1,
     progress: bool = True,
 ) -> Corpus:
-    """Prepare a corpus from text files (.txt, .gz, .xz) and open it.
+    """Prepare a corpus from text files and open it.
 
     Args:
-        files: in the order in which they are read.
+        files: in the order in which they are read; see `pretrain.documents`.
         out: the directory to make; nothing may be there.
         tokenizer: its report stays as it is; the manifest has the counts.
         max_sentence_tokens: a longer sentence is cut into equal parts.
+        rows: how .jsonl files are read.
+        drop_duplicates: keep the first of several documents with the same words.
+        workers: processes that make shards, or what starts workers elsewhere. A text of one shard
+            (32 MB) is prepared in this process.
         progress: whether to draw a progress bar.
 
     Raises:
-        ValueError: a file is missing, no file, broken or there twice; `out` exists or is being
-            written; there are fewer than two documents with text.
-        OSError: the disk is full or the like; nothing is left of `out`.
+        ValueError: a file is missing, no file, broken or there twice; a row is bad; `out` exists
+            or is being written; there are fewer than two documents with text.
+        OSError: the disk is full, a worker was killed or the like. Shards that are whole stay in
+            `.NAME.partial`, if there are any.
     """
-    out = Path(out)
-    paths = [Path(file) for file in files]
+    out, paths = Path(out), [Path(file) for file in files]
+    rows = replace(rows or Rows(), skipped=0)
     if max_sentence_tokens < 1:
         raise ValueError(f"max_sentence_tokens: expected 1 or more, got {max_sentence_tokens}")
-    if os.path.lexists(out):
-        raise ValueError(f"out: expected a path where nothing is, got {out}")
+    if isinstance(workers, int) and workers < 1:
+        raise ValueError(f"workers: expected 1 or more, got {workers}")
+    refuse_what_is_there(out)
     sources = describe_sources(paths)
     report = TextReport()
-    tokenizer = copy(tokenizer)  # it counts what it meets; the caller's keeps its own counts
-    hidden = None if progress else True  # None: hidden where no terminal is
-    is_packed = any(path.suffix in (".gz", ".xz") for path in paths)
-    total = None if is_packed else sum(source["bytes"] for source in sources)
-    with _directory_in_the_making(out) as partial:
-        with (
-            tqdm(
-                desc="prepare",
-                total=total,
-                unit="B",
-                unit_scale=True,
-                disable=hidden,
-            ) as bar,
-            _Writer(partial, tokenizer, max_sentence_tokens) as writer,
-        ):
-            for path in paths:
-                writer.end_document()
-                for line in read_lines(path, report):
-                    writer.add_paragraph(line)
-                    bar.set_postfix_str(f"{writer.tokens / 1e6:.1f}M tokens", refresh=False)
-                    bar.update(len(line) + 1)  # characters: a little less than bytes
-        if writer.documents < 2:
+    with _place_aside(out) as place, ExitStack() as stack:
+        duplicates = Duplicates(place / _SEEN) if drop_duplicates else None
+        if duplicates:
+            stack.callback(duplicates.close)
+        paragraphs = chain.from_iterable(read_paragraphs(path, report, rows) for path in paths)
+        texts = write_shard_texts(paragraphs, place, duplicates)
+        with _progress_bar(paths, sources, progress) as bar:
+            shards = _make_shards(texts, place, tokenizer, max_sentence_tokens, workers, bar)
+        merged = place / _MERGED
+        merged.mkdir()
+        counts = merge_shards(shards, merged)
+        if counts["documents"] < 2:
+            for shard in shards:
+                shutil.rmtree(shard)
             raise ValueError(
                 f"files: expected at least 2 documents with text, parted by blank lines "
-                f"(next-sentence pairs take one from another), got {writer.documents}"
+                f"(next-sentence pairs take one from another), got {counts['documents']}"
             )
-        for name, count in asdict(tokenizer.report).items():
-            setattr(report, name, getattr(report, name) + count)
+        for name, number in asdict(report).items():
+            counts["text"][name] += number
         manifest = {
             **FORMAT,
-            "documents": writer.documents,
-            "sentences": writer.sentences,
-            "tokens": writer.tokens,
-            "characters": writer.characters,
-            "unknown_tokens": writer.unknown_tokens,
-            "cut_sentences": writer.cut_sentences,
+            **counts,
+            "duplicates": duplicates.dropped if duplicates else 0,
+            "skipped_rows": rows.skipped,
+            "quality": describe_quality(
+                counts,
+                np.memmap(merged / SENTENCES, "<i8", mode="r"),
+                np.memmap(merged / DOCUMENTS, "<i8", mode="r"),
+            ),
             "max_sentence_tokens": max_sentence_tokens,
-            "text": asdict(report),
-            "token_dtype": writer.token_dtype,
+            "token_dtype": "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4",
             "vocab_size": tokenizer.vocab_size,
             "tokenizer_sha256": tokenizer.sha256,
             "sources": sources,
-            "files": writer.files,
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("numpy", "tokenizers")},
-            },
+            "versions": versions(),
         }
-        with _HashedFile(partial / MANIFEST) as file:
+        tokenizer.save(merged / TOKENIZER)
+        with HashedFile(merged / MANIFEST) as file:
             file.write(render_manifest(manifest))
+        _move_into_place(merged, out)
     return Corpus.open(out)
 
 
-class _Writer:
-    """Writes paragraphs as token ids and offsets, in pieces."""
+def refuse_what_is_there(out: Path) -> None:
+    """Refuse a path where something is.
 
-    def __init__(self, directory: Path, tokenizer: Tokenizer, max_sentence_tokens: int) -> None:
-        self.tokenizer = tokenizer
-        self.max_sentence_tokens = max_sentence_tokens
-        self.token_dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-        self.documents = self.sentences = self.tokens = self.characters = 0
-        self.unknown_tokens = self.cut_sentences = 0
-        self.files: dict[str, dict[str, Any]] = {}
-        self._directory = directory
-        self._texts: list[str] = []
-        self._document_of: list[int] = []
-        self._waiting_characters = 0
-        self._document = 0  # counts the empty ones too
-        self._last_written_document = -1
-
-    def __enter__(self) -> "_Writer":
-        self._stack = ExitStack()
-        self._files = {
-            name: self._stack.enter_context(_HashedFile(self._directory / name))
-            for name in (TOKENS, SENTENCES, DOCUMENTS)
-        }
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        with self._stack:
-            if kind is None:
-                self._flush()
-                self._append(SENTENCES, np.array([self.tokens], "<i8"))
-                self._append(DOCUMENTS, np.array([self.sentences], "<i8"))
-        self.files = {name: file.entry for name, file in self._files.items()}
-
-    def end_document(self) -> None:
-        self._document += 1
-
-    def add_paragraph(self, line: str) -> None:
-        sentences = split_sentences(line)
-        if not sentences:
-            self.end_document()
-            return
-        self._texts += sentences
-        self._document_of += [self._document] * len(sentences)
-        self._waiting_characters += len(line)
-        if self._waiting_characters >= _PIECE:
-            self._flush()
-
-    def _flush(self) -> None:
-        ids, lengths = self.tokenizer.encode_flat(self._texts)
-        document_of = np.array(self._document_of, np.int64)
-        # A sentence may hold no token (control characters only); a long one becomes several.
-        parts = -(-lengths // self.max_sentence_tokens)
-        part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-        whole, parts_of_whole = np.repeat(lengths, parts), np.repeat(parts, parts)
-        part_lengths = whole // parts_of_whole + (part < whole % parts_of_whole)
-        document_of = np.repeat(document_of, parts)
-        is_first = np.diff(document_of, prepend=self._last_written_document) != 0
-
-        self._append(TOKENS, ids.astype(self.token_dtype))
-        self._append(SENTENCES, self.tokens + np.cumsum(part_lengths) - part_lengths)
-        self._append(DOCUMENTS, self.sentences + np.flatnonzero(is_first))
-        self.documents += int(is_first.sum())
-        self.sentences += len(part_lengths)
-        self.tokens += len(ids)
-        self.characters += sum(map(len, self._texts))
-        self.unknown_tokens += int((ids == self.tokenizer.unk_id).sum())
-        self.cut_sentences += int((parts > 1).sum())
-        if len(document_of):
-            self._last_written_document = int(document_of[-1])
-        self._texts, self._document_of, self._waiting_characters = [], [], 0
-
-    def _append(self, name: str, values: np.ndarray) -> None:
-        dtype = self.token_dtype if name == TOKENS else "<i8"
-        self._files[name].write(values.astype(dtype).tobytes())
+    Raises:
+        ValueError: there is.
+    """
+    if os.path.lexists(out):
+        raise ValueError(f"out: expected a path where nothing is, got {out}")
 
 
-class _HashedFile:
-    """A file being written, its hash growing with it; on the disk when it is closed."""
+def _make_shards(
+    texts: Iterator[ShardText],
+    place: Path,
+    tokenizer: Tokenizer,
+    max_sentence_tokens: int,
+    workers: int | ShardWorkers,
+    bar: tqdm,
+) -> list[Path]:
+    """Make the shards that aren't there yet; return all, in order."""
+    shards: list[Path] = []
+    waiting: set[Any] = set()
+    first = [text for text in (next(texts, None), next(texts, None)) if text]
+    with ExitStack() as stack:
+        executor = None
+        if workers != 1 and len(first) > 1:
+            start = partial(local_workers, workers) if isinstance(workers, int) else workers
+            executor = stack.enter_context(start(place, tokenizer, max_sentence_tokens))
+        for text in chain(first, texts):
+            shard = place / f"shard-{text.number:05d}"
+            shards.append(shard)
+            if is_whole(shard, text.sha256, tokenizer, max_sentence_tokens):
+                text.path.unlink()
+                bar.update(text.bytes)
+                continue
+            shutil.rmtree(shard, ignore_errors=True)
+            if executor is None:
+                prepare_shard(text.path, shard, tokenizer, max_sentence_tokens, bar.update)
+                text.path.unlink()
+                continue
+            future = executor.submit(text.path, shard)
+            future.add_done_callback(lambda _, text=text: _is_done(text, bar))
+            # One text more than there are workers, so that none of them waits for the reader.
+            waiting = collect({*waiting, future}, leave=executor.at_once)
+        collect(waiting, leave=0)
+    return shards
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.bytes = 0
-        self._hash = hashlib.sha256()
 
-    @property
-    def entry(self) -> dict[str, Any]:
-        return {"bytes": self.bytes, "sha256": self._hash.hexdigest()}
-
-    def write(self, content: bytes) -> None:
-        try:
-            self._file.write(content)
-            self._file.flush()
-        except OSError as error:
-            message = f"{error.strerror}; {len(content)} more bytes were to be written"
-            raise OSError(error.errno, message, str(self.path)) from error
-        self._hash.update(content)
-        self.bytes += len(content)
-
-    def __enter__(self) -> "_HashedFile":
-        self._file = self.path.open("xb")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._file:
-            os.fsync(self._file.fileno())
+def _is_done(text: ShardText, bar: tqdm) -> None:
+    text.path.unlink(missing_ok=True)
+    bar.update(text.bytes)
 
 
 @contextmanager
-def _directory_in_the_making(out: Path) -> Iterator[Path]:
-    """Give a directory aside, which becomes `out` if all goes well and else is deleted.
+def _progress_bar(
+    paths: Sequence[Path], sources: Sequence[dict[str, Any]], progress: bool
+) -> Iterator[tqdm]:
+    """Draw how much of the text is done, which for packed files is not known as a share."""
+    is_packed = any(path.suffix in PACKED for path in paths)
+    total = None if is_packed else sum(source["bytes"] for source in sources)
+    hidden = None if progress else True  # None: hidden where no terminal is
+    with tqdm(desc="prepare", total=total, unit="B", unit_scale=True, disable=hidden) as bar:
+        yield bar
+        if total:  # what was left out (blank lines, duplicates, markup of rows) is done as well
+            bar.update(total - bar.n)
 
-    A lock keeps a second process out. What a killed one left behind is deleted first.
+
+@contextmanager
+def _place_aside(out: Path) -> Iterator[Path]:
+    """Give the directory in which `out` is made, and delete it if all goes well.
+
+    A lock keeps a second process out. What was in the making when something failed is deleted;
+    shards that are whole stay.
     """
-    partial = out.with_name(f".{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
+    place = out.with_name(f".{out.name}.partial")
+    place.mkdir(parents=True, exist_ok=True)
+    lock = os.open(place, os.O_RDONLY)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"out: another process is preparing {out}") from error
+        wait_for_workers(place)
+        _delete_halves(place)
         try:
-            for left in partial.iterdir():
-                left.unlink()
-            yield partial
-            os.fsync(lock)
-            os.rename(partial, out)
+            yield place
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            _delete_halves(place)
+            with suppress(OSError):
+                place.rmdir()  # it stays if there are whole shards
             raise
-        parent = os.open(out.parent, os.O_RDONLY)
-        os.fsync(parent)
-        os.close(parent)
+        shutil.rmtree(place)
     finally:
         os.close(lock)
 
 
-def describe_sources(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return name, size and SHA-256 of each text file, so that all are known to be there."""
-    if not paths:
-        raise ValueError("files: expected at least one text file, got none")
-    sources: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        try:
-            if not path.is_file():
-                kind = (
-                    "a directory" if path.is_dir() else "none" if not path.exists() else "a device"
-                )
-                raise ValueError(f"{path}: expected a text file, got {kind}")
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-        if digest in sources:
-            raise ValueError(f"{path}: holds the same bytes as {sources[digest]['name']}")
-        entry = {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
-        sources[digest] = entry
-    return list(sources.values())
+def _delete_halves(place: Path) -> None:
+    """Delete all but whole shards."""
+    for path in place.iterdir():
+        if path.name.startswith("shard-") and not path.suffix:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _move_into_place(merged: Path, out: Path) -> None:
+    """Bring a directory and what is in it to the disk, and rename it."""
+    for path in (*merged.rglob("*"), merged):
+        _sync(path)
+    os.rename(merged, out)
+    _sync(out.parent)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    os.fsync(file)
+    os.close(file)

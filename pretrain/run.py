@@ -2,8 +2,8 @@
 
     OUT/
         tokenizer/          the vocabulary, learned from the files unless one was given
-        data/train/         the files as token ids, see pretrain/corpus.py; data/validation/ and
-                            data/domain/ too
+        data/train/         the files as token ids, see pretrain/corpus.py, unless they were given
+                            as such (--data); data/validation/ and data/domain/ too
         run.json            what was asked for, resolved; the data; the machine
         log.jsonl           each step and evaluation, see bert/training/log.py
         checkpoints/        where an interrupted run goes on
@@ -14,6 +14,7 @@ An interrupted run takes up what is there: the vocabulary, the data and the newe
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,11 +40,13 @@ from bert.training.run_directory import refuse_file
 from kernels import KernelSet
 from pretrain.batches import PretrainingBatch, PretrainingBatches, held_out_batches
 from pretrain.config import PretrainConfig
-from pretrain.corpus import Corpus
+from pretrain.corpus import TOKENIZER, Corpus
+from pretrain.documents import Rows, describe_sources
 from pretrain.evaluation import evaluate, plateau, unigram_log_probabilities
 from pretrain.masking import MaskRecipe, MaskSchedule
 from pretrain.objective import PretrainingObjective
-from pretrain.preparation import describe_sources, prepare
+from pretrain.preparation import prepare
+from pretrain.prepare import read_text
 from pretrain.report import draw_losses, model_card
 from pretrain.word_vectors import word_vectors
 
@@ -82,12 +85,12 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         for made in ("tokenizer", "data"):
             shutil.rmtree(config.out / made, ignore_errors=True)
     tokenizer = find_tokenizer(config)
-    if config.is_learned:
+    if config.fits_tokenizer:
         model_config = replace(
             model_config, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id
         )
     check_vocabulary(model_config, tokenizer)
-    corpus = open_corpus(config.files, config.out / "data" / "train", tokenizer)
+    corpus = _training_corpus(config, tokenizer)
     phases = _phases(config, corpus, tokenizer)
     held_out = _held_out(config, tokenizer)
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
@@ -134,10 +137,14 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
 def dry_run(config: PretrainConfig) -> str:
     """Say what a run would do: the resolved configuration, sizes, and estimates."""
     config = config.resolved()
-    describe_sources(config.files)
+    if config.data is None:
+        describe_sources(config.files)
     model_config = read_model_config(config)
-    if config.is_learned:
-        model_config = replace(model_config, vocab_size=config.vocab_size, pad_token_id=0)
+    if config.fits_tokenizer:
+        size = config.vocab_size
+        if config.data is not None:
+            size = Corpus.open(config.data).manifest["vocab_size"]
+        model_config = replace(model_config, vocab_size=size, pad_token_id=0)
     hardware = choose_hardware(config.training)
     shapes = config.parsed_phases()
     guess = estimate(
@@ -197,6 +204,8 @@ def read_model_config(config: PretrainConfig) -> BertConfig:
 def find_tokenizer(config: PretrainConfig) -> Tokenizer:
     """Load the tokenizer that was given or that this run has learned, or learn one."""
     if not config.is_learned:
+        if config.tokenizer is None and config.data is not None:
+            return Tokenizer.load(Corpus.open(config.data).directory / TOKENIZER)
         return Tokenizer.load(config.tokenizer or config.model)
     home = config.out / "tokenizer"
     if (home / "tokenizer.json").exists():
@@ -204,9 +213,8 @@ def find_tokenizer(config: PretrainConfig) -> Tokenizer:
     files = (*config.files, *config.domain_files)
     describe_sources(files)
     say(f"learning a vocabulary of {config.vocab_size:,} tokens")
-    tokenizer = Tokenizer.train(
-        files, config.vocab_size, lowercase=not config.cased, show_progress=False
-    )
+    text = read_text(files, Rows())
+    tokenizer = Tokenizer.train(text, config.vocab_size, lowercase=not config.cased)
     partial = config.out / ".tokenizer.partial"  # moved into place whole
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer.save(partial, model_max_length=config.max_length)
@@ -239,7 +247,7 @@ def open_corpus(files: tuple[Path, ...], home: Path, tokenizer: Tokenizer) -> Co
         ValueError: what lies there was prepared from other files or another tokenizer.
     """
     if not home.exists():
-        return prepare(files, home, tokenizer)
+        return prepare(files, home, tokenizer, workers=os.cpu_count() or 1)
     corpus = Corpus.open(home, verify=True)
     corpus.check_tokenizer(tokenizer)
     if corpus.manifest["sources"] != describe_sources(files):
@@ -247,6 +255,15 @@ def open_corpus(files: tuple[Path, ...], home: Path, tokenizer: Tokenizer) -> Co
             f"files: expected those that {home} was prepared from, got others; "
             f"choose another out, or delete it"
         )
+    return corpus
+
+
+def _training_corpus(config: PretrainConfig, tokenizer: Tokenizer) -> Corpus:
+    """Open what was prepared for many runs, or prepare the files for this one."""
+    if config.data is None:
+        return open_corpus(config.files, config.out / "data" / "train", tokenizer)
+    corpus = Corpus.open(config.data, verify=True)
+    corpus.check_tokenizer(tokenizer)
     return corpus
 
 

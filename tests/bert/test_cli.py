@@ -313,7 +313,7 @@ BAKE = ["bake", "cheese", "--eggs", "3"]
         ),
         (
             ["pretrain", "--out", "o"],
-            "bert pretrain: error: FILES: expected at least one text file, got ()",
+            "bert pretrain: error: FILES: expected at least one text file, or data, got ()",
         ),
     ],
 )  # fmt: skip

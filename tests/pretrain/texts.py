@@ -39,3 +39,9 @@ def write_text(path: Path, documents: list[list[str]]) -> Path:
     """Write documents: a paragraph a line, a blank line between two documents."""
     path.write_text("\n\n".join("\n".join(paragraphs) for paragraphs in documents) + "\n")
     return path
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory, for comparing two of them byte by byte."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
