@@ -56,10 +56,11 @@ def in_place(step: Operation) -> Operation:
     """Let a step of the optimiser return what it moved."""
 
     def call(*lists_and_settings: Any) -> list[Tensor]:
-        *lists, settings = lists_and_settings
-        parameters, *rest = [[x.detach() for x in tensors] for tensors in lists]
-        step(parameters, *rest, settings)
-        return parameters
+        detached = tree_map(
+            lambda x: x.detach() if isinstance(x, Tensor) else x, lists_and_settings
+        )
+        step(*detached)
+        return detached[0]
 
     return call
 
@@ -113,13 +114,10 @@ def workloads(shape: Shape, device: torch.device) -> list[Workload]:
         count = shape.parameters // 128
         parameters, gradients, means = ([normal(count, seed=s)] * 128 for s in range(3))
         squares = [normal(count).square()] * 128
-        return [
-            parameters,
-            gradients,
-            means,
-            squares,
-            LambSettings(1e-3, (0.9, 0.999), 1e-6, 0.01, True, 1),
-        ]
+        steps = [torch.ones((), device=device)] * 128
+        rate = torch.tensor(1e-3, device=device)
+        settings = LambSettings(rate, (0.9, 0.999), 1e-6, 0.01, True)
+        return [parameters, gradients, means, squares, steps, settings]
 
     return [
         Workload("layer_norm", "layer_norm", lambda: [row(), *vectors(2, hidden), 1e-12]),

@@ -3,6 +3,7 @@
 Dtypes and sizes are BERT-base's in bfloat16; the tiles come from the launchers' own tables.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -244,16 +245,18 @@ def lamb_cases() -> list[Case]:
     types = {
         "table_ptr places_ptr": "*i64",
         "partials_ptr": "*fp32",
+        "rate_ptr": "*fp64",
         "chunks": "i32",
-        "rest1 rest2 rate correction1 correction2 eps decay": "fp32",
+        "rest1 rest2 eps decay": "fp32",
     }
+    betas = {"LOG2_BETA1": math.log2(0.9), "LOG2_BETA2": math.log2(0.999)}
     tile = {"ALIGNED": True, "CHUNK": lamb.CHUNK, "BLOCK": lamb.BLOCK, "num_warps": 4}
     kernels = (
         ("lamb moments", lamb.lamb_moments_kernel, {}, 24),
         ("lamb apply", lamb.lamb_apply_kernel, {"ADAPTED": True}, 16),
     )
     return [
-        Case(name, kernel, types, tile | flags, lamb.BLOCK, "loop", moved)
+        Case(name, kernel, types, tile | betas | flags, lamb.BLOCK, "loop", moved)
         for name, kernel, flags, moved in kernels
     ]
 

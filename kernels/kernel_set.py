@@ -118,14 +118,13 @@ class EmbeddingTables(NamedTuple):
 class LambSettings(NamedTuple):
     """What one step of LAMB is told, for a group of tensors."""
 
-    learning_rate: float
+    learning_rate: Float[Tensor, ""]
+    """On the parameters' device, where a captured CUDA graph reads it anew."""
     betas: tuple[float, float]
     eps: float
     weight_decay: float
     is_adapted: bool
     """Whether a tensor's step is as long as the learning rate times the tensor's own norm."""
-    step: int
-    """Counted from 1."""
 
 
 @runtime_checkable
@@ -264,7 +263,8 @@ class LambStep(Protocol):
     u = (mean / (1 − β₁ᵗ)) / (√(square / (1 − β₂ᵗ)) + eps) + decay·x
     x ← x − rate · ‖x‖/‖u‖ · u
 
-    The ratio of norms is 1 where either is zero, and where the group is not adapted.
+    The ratio of norms is 1 where either is zero, and where the group is not adapted. Each tensor
+    has its own step t, counted from 1, in float32.
     """
 
     def __call__(  # noqa: D102
@@ -273,6 +273,7 @@ class LambStep(Protocol):
         gradients: list[Tensor],
         means: list[Tensor],
         squares: list[Tensor],
+        steps: list[Tensor],
         settings: LambSettings,
     ) -> None: ...
 

@@ -166,11 +166,14 @@ def lamb_step(
     gradients: list[Tensor],
     means: list[Tensor],
     squares: list[Tensor],
+    steps: list[Tensor],
     settings: LambSettings,
 ) -> None:
     """See `kernel_set.LambStep`."""
-    rate, (beta1, beta2), eps, decay, is_adapted, t = settings
-    for x, g, mean, square in zip(parameters, gradients, means, squares, strict=True):
+    rate, (beta1, beta2), eps, decay, is_adapted = settings
+    members = zip(parameters, gradients, means, squares, steps, strict=True)
+    for x, g, mean, square, step in members:
+        t = step.double()  # 1 − 0.999 has four right digits in float32
         mean.copy_(beta1 * mean + (1 - beta1) * g)
         square.copy_(beta2 * square + (1 - beta2) * g**2)
         denominator = torch.sqrt(square / (1 - beta2**t)) + eps

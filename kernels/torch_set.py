@@ -254,27 +254,34 @@ def lamb_step(
     gradients: list[Tensor],
     means: list[Tensor],
     squares: list[Tensor],
+    steps: list[Tensor],
     settings: LambSettings,
 ) -> None:
-    """See `kernel_set.LambStep`; each line is one call for all tensors."""
-    rate, (beta1, beta2), eps, decay, is_adapted, t = settings
+    """See `kernel_set.LambStep`; each line is one call for all tensors.
+
+    What changes from step to step is read on the device, as by torch's capturable optimisers.
+    """
+    rate, (beta1, beta2), eps, decay, is_adapted = settings
     if not parameters:
         return
+    t = torch.stack(steps).double()  # 1 − 0.999 has four right digits in float32
     torch._foreach_lerp_(means, gradients, 1 - beta1)
     torch._foreach_mul_(squares, beta2)
     torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
     denominators = torch._foreach_sqrt(squares)
-    torch._foreach_div_(denominators, math.sqrt(1 - beta2**t))
+    torch._foreach_div_(denominators, (1 - beta2**t).sqrt().unbind())
     torch._foreach_add_(denominators, eps)
     updates = torch._foreach_div(means, denominators)
-    torch._foreach_div_(updates, 1 - beta1**t)
+    torch._foreach_div_(updates, (1 - beta1**t).unbind())
     torch._foreach_add_(updates, parameters, alpha=decay)
     if is_adapted:
         lengths = torch.stack(torch._foreach_norm(parameters))
         norms = torch.stack(torch._foreach_norm(updates))
         ratios = torch.where((lengths > 0) & (norms > 0), lengths / norms, 1.0)
-        torch._foreach_mul_(updates, ratios.unbind())
-    torch._foreach_add_(parameters, updates, alpha=-rate)
+        torch._foreach_mul_(updates, (rate * ratios).unbind())
+    else:
+        torch._foreach_mul_(updates, rate)
+    torch._foreach_sub_(parameters, updates)
 
 
 TORCH = KernelSet(

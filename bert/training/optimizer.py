@@ -58,9 +58,12 @@ def build_optimizer(objective: nn.Module, config: TrainingConfig) -> torch.optim
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every group the same learning rate."""
+    """Give every group the same learning rate; one that is a tensor stays where it lies."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
 
 
 def describe_groups(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, int | float]]:

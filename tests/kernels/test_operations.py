@@ -189,8 +189,9 @@ def test_lamb_step(kernels, is_adapted):
         for step in (1, 2, 3):
             gradients = [normal(*p.shape, seed=step).to(dtype) for p in parameters]
             gradients[1].zero_()
-            settings = LambSettings(0.1, (0.9, 0.99), 1e-6, 0.0, is_adapted, step)
-            operation(parameters, gradients, means, squares, settings)
+            steps = [torch.tensor(float(step))] * len(parameters)
+            settings = LambSettings(torch.tensor(0.1), (0.9, 0.99), 1e-6, 0.0, is_adapted)
+            operation(parameters, gradients, means, squares, steps, settings)
         return [*parameters, *means, *squares]
 
     got = after(kernels.lamb_step, torch.float32)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -62,6 +64,45 @@ def test_a_parameter_without_a_gradient_takes_no_step():
     steps = {n: int(t) for n, t in optimizer_tensors(module, both).items() if n.endswith("step")}
     assert steps == {"0.weight/step": 3, "1.weight/step": 2}
     assert torch.equal(module[1].weight, alone.weight)
+
+
+def test_what_a_graph_reads_stays_where_it_is():
+    """The rate and the counts change in place, with the gradients kept."""
+    module = nn.Linear(3, 2)
+    optimizer = build(module)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    addresses = set()
+    for step in range(3):
+        optimizer.zero_grad(set_to_none=False)
+        module(torch.ones(1, 3)).sum().backward()
+        set_learning_rate(optimizer, 0.5 * step)
+        optimizer.step()
+        read = [*rates, *optimizer_tensors(module, optimizer).values()]
+        read += [parameter.grad for parameter in module.parameters()]
+        addresses.add(tuple(tensor.data_ptr() for tensor in read))
+    assert len(addresses) == 1
+    assert [group["lr"].item() for group in optimizer.param_groups] == [1.0, 1.0]
+
+
+def test_a_loaded_optimiser_goes_on_as_the_saved_one():
+    """To the bit; the counts are in float32 on the parameters' device."""
+    modules = [nn.Linear(3, 2) for _ in range(2)]
+    optimizers = [build(module, weight_decay=0.1) for module in modules]
+
+    def step(module, optimizer):
+        optimizer.zero_grad()
+        module(torch.ones(1, 3)).square().sum().backward()
+        optimizer.step()
+
+    step(modules[0], optimizers[0])
+    modules[1].load_state_dict(modules[0].state_dict())
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    for module, optimizer in zip(modules, optimizers, strict=True):
+        step(module, optimizer)
+    for a, b in zip(*(module.parameters() for module in modules), strict=True):
+        assert torch.equal(a, b)
+    counts = [state["step"] for state in optimizers[1].state.values()]
+    assert [(count.item(), count.dtype) for count in counts] == [(2.0, torch.float32)] * 2
 
 
 def test_it_learns_in_the_loop(tmp_path):
