@@ -24,6 +24,7 @@ import torch
 from bert.command import command_line
 from bert.config import read_json
 from bert.saving import save_pretrained
+from bert.training.distributed import ALONE, World, join
 from bert.training.estimate import estimate
 from bert.training.hardware import choose_hardware
 from bert.training.loop import train
@@ -45,9 +46,9 @@ class FinetuneResult:
     run_dir: Path
     training: TrainingResult
     scores: dict[str, Scores]
-    """By the file that they were measured on: validation, test."""
+    """By the file that they were measured on: validation, test; the first process has them."""
     model: Path | None
-    """The saved model; None where the run was interrupted."""
+    """The saved model; None where the run was interrupted, or another process has saved it."""
 
 
 def run(config: FinetuneConfig) -> int:
@@ -55,15 +56,16 @@ def run(config: FinetuneConfig) -> int:
     if config.dry_run:
         print(dry_run(config))
         return 0
-    return finetune(config).training.exit_code
+    with join(config.training) as world:
+        return finetune(config, world).training.exit_code
 
 
-def finetune(config: FinetuneConfig) -> FinetuneResult:
+def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
     """Fine-tune a model, test it, and leave all in `config.out`.
 
     Everything that can be wrong with the files, the labels or the model is found before the
     first step. With a validation file the weights of the best evaluation are the result, and
-    without one those of the last step.
+    without one those of the last step. Several processes train together; the first tests, saves.
 
     Raises:
         ValueError: the files, the labels, the model and the configuration don't fit together.
@@ -78,7 +80,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         raise ValueError(f"out: expected no run of bert pretrain in it, got one in {config.out}")
     prepared = prepare(config)
     task, config, rows = prepared.task, prepared.config, prepared.rows
-    hardware = choose_hardware(config.training)
+    hardware = choose_hardware(config.training, world.local_rank)
     for line in prepared.describe(hardware):
         say(line)
     model = prepared.build_model(hardware)
@@ -101,7 +103,10 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         identity=identity,
         resume=config.resume,
         overwrite=config.overwrite,
+        world=world,
     )
+    if not world.is_first:
+        return FinetuneResult(config.out, trained, {}, None)
     _describe_run(prepared)
     if trained.interrupted is not None:
         say(f"interrupted after step {trained.step}; --resume auto, the default, goes on")

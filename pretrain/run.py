@@ -30,6 +30,7 @@ from bert.pretraining import BertForPreTraining
 from bert.saving import save_pretrained
 from bert.text import odd_things
 from bert.tokenization import Tokenizer
+from bert.training.distributed import ALONE, World, join
 from bert.training.estimate import estimate
 from bert.training.hardware import choose_hardware
 from bert.training.loop import train
@@ -58,7 +59,7 @@ class PretrainResult:
     run_dir: Path
     training: TrainingResult
     model: Path | None
-    """The saved model; None where the run was interrupted."""
+    """The saved model; None where the run was interrupted, or another process has saved it."""
 
 
 def run(config: PretrainConfig) -> int:
@@ -66,11 +67,14 @@ def run(config: PretrainConfig) -> int:
     if config.dry_run:
         print(dry_run(config))
         return 0
-    return pretrain(config).training.exit_code
+    with join(config.training) as world:
+        return pretrain(config, world).training.exit_code
 
 
-def pretrain(config: PretrainConfig) -> PretrainResult:
+def pretrain(config: PretrainConfig, world: World = ALONE) -> PretrainResult:
     """Learn a vocabulary, prepare the text, train, and leave all in `config.out`.
+
+    Several processes train together; the first prepares and saves.
 
     Raises:
         ValueError: the files, the model and the configuration don't fit together, or another run
@@ -79,24 +83,25 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     """
     refuse_file(config.out)
     config = config.resolved()
-    hardware = choose_hardware(config.training)
+    hardware = choose_hardware(config.training, world.local_rank)
     model_config = read_model_config(config)
-    if config.overwrite and config.resume == "none":
-        for made in ("tokenizer", "data"):
-            shutil.rmtree(config.out / made, ignore_errors=True)
-    tokenizer = find_tokenizer(config)
-    if config.fits_tokenizer:
-        model_config = replace(
-            model_config, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id
-        )
-    check_vocabulary(model_config, tokenizer)
-    corpus = _training_corpus(config, tokenizer)
+    with world.first_goes_ahead():
+        if world.is_first and config.overwrite and config.resume == "none":
+            for made in ("tokenizer", "data"):
+                shutil.rmtree(config.out / made, ignore_errors=True)
+        tokenizer = find_tokenizer(config)
+        if config.fits_tokenizer:
+            model_config = replace(
+                model_config, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id
+            )
+        check_vocabulary(model_config, tokenizer)
+        corpus = _training_corpus(config, tokenizer)
+        held_out = _held_out(config, tokenizer)
+        domain = _domain(config, tokenizer)
     phases = _phases(config, corpus, tokenizer)
-    held_out = _held_out(config, tokenizer)
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
     kernels = hardware.kernels
     model = build_model(config, model_config, kernels)
-    domain = _domain(config, tokenizer)
     if config.word_vectors:
         start_from_counts(model, [corpus, *domain], unigram, config.seed)
     say(
@@ -123,9 +128,12 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         identity=_identity(config, model_config, [corpus, *domain]),
         resume=config.resume,
         overwrite=config.overwrite,
+        world=world,
     )
     if trained.interrupted is not None:
         say(f"interrupted after step {trained.step}; the same command goes on from there")
+        return PretrainResult(config.out, trained, None)
+    if not world.is_first:
         return PretrainResult(config.out, trained, None)
     draw_losses(config.out / "log.jsonl", config.out / "loss.png")
     card = model_card(config, model_config, corpus.manifest, trained)

@@ -29,6 +29,7 @@ CHANGEABLE = frozenset(
         "device",
         "kernels",
         "threads",
+        "timeout",
     }
 )
 
@@ -62,8 +63,8 @@ class TrainingConfig(Checked):
     max_grad_norm: float | None = 1.0
     """Gradients are scaled down to this norm; None: never."""
     accumulation: int = 1
-    """Micro-batches in one optimiser step."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Micro-batches in one optimiser step, of all processes together."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the matrix products; auto: bfloat16 where the hardware has it."""
     evaluate_every: str | None = None
     """Evaluate every so many steps (500) or tokens (2Mtok), or so long; None: only at the end."""
@@ -83,6 +84,8 @@ class TrainingConfig(Checked):
     """What computes; auto: torch's operations. Ours in Triton were not yet run on a GPU."""
     threads: int | None = None
     """CPU threads of torch; None: as many as torch chooses."""
+    timeout: str = "30min"
+    """How long one of several processes waits for the others before it gives up."""
 
     def __post_init__(self) -> None:
         """Check each field by itself, and name the one that is wrong."""
@@ -133,8 +136,8 @@ class TrainingConfig(Checked):
         self._require("accumulation", "1 or more", self.accumulation >= 1)
         self._require(
             "precision",
-            "auto, float32 or bfloat16",
-            self.precision in ("auto", "float32", "bfloat16"),
+            "auto, float32, bfloat16 or float16",
+            self.precision in ("auto", "float32", "bfloat16", "float16"),
         )
         self._require("keep_checkpoints", "1 or more", self.keep_checkpoints >= 1)
         self._require("loader_workers", "0 or more", self.loader_workers >= 0)
@@ -145,6 +148,11 @@ class TrainingConfig(Checked):
             "threads",
             f"None or 1 to {cores}, the cores of this machine",
             self.threads is None or 1 <= self.threads <= cores,
+        )
+        self._require(
+            "timeout",
+            "a time such as 90s or 30min",
+            parse_span("timeout", self.timeout).seconds is not None,
         )
 
     def total(self) -> Span:
@@ -168,6 +176,12 @@ class TrainingConfig(Checked):
         """Return one of the two intervals."""
         value = getattr(self, name)
         return None if value is None else parse_span(name, value)
+
+    def timeout_seconds(self) -> float:
+        """Return `timeout`, which is a time."""
+        seconds = parse_span("timeout", self.timeout).seconds
+        assert seconds is not None
+        return seconds
 
     def identity(self) -> dict[str, Any]:
         """Return what may not change when the run is resumed, as JSON would give it back."""

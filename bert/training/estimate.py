@@ -106,7 +106,7 @@ def layer_bytes(model: BertConfig, length: float) -> float:
 
 def matmul_speed(hardware: Hardware, rows: int, columns: int, inner: int) -> float:
     """Measure operations a second of [rows, columns] · [columns, inner]."""
-    dtype = torch.bfloat16 if hardware.precision == "bfloat16" else torch.float32
+    dtype = getattr(torch, hardware.precision)
     left = torch.randn(rows, columns, device=hardware.device).to(dtype)
     right = torch.randn(columns, inner, device=hardware.device).to(dtype)
     times: list[float] = []

@@ -1,7 +1,7 @@
 """The gradient of one optimiser step, whatever the number of micro-batches that it is cut into."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bert.training.distributed import ALONE, World
 from bert.training.hardware import Hardware
 from bert.training.objective import Objective
 
@@ -45,28 +46,32 @@ def add_gradients(
     seed: int,
     hardware: Hardware,
     check: Callable[[], None] = lambda: None,
+    world: World = ALONE,
+    loss_scale: float = 1.0,
 ) -> WindowLosses:
     """Add the gradient of a window's loss to `.grad`.
 
     The loss is Σ over names of (Σ over the window of the loss's sums) / (its terms in the whole
     window). The terms are counted before the first pass, so that the gradient is the one of all
     samples in one batch: the mean of the micro-batches' means is another number as soon as
-    they have unequal counts.
+    they have unequal counts. Several processes share a window; each counts the terms of all, and
+    ends with the gradients and losses of all.
 
     Args:
         objective: on `hardware.device`.
-        window: (index, micro-batch on the CPU).
+        window: (index, micro-batch on the CPU); this process's share.
         seed: of dropout.
         hardware: where, and in which precision.
         check: called before each micro-batch; may raise to abandon the window.
+        world: the processes that share the window; no `.grad` may be there if they are several.
+        loss_scale: multiplies what is differentiated, and so the gradients.
 
     Raises:
         ValueError: the objective returned other losses than it counted.
+        ProcessLost: one of the processes has ended.
     """
     counts = [objective.counts(batch) for _, batch in window]
-    terms: Counter[str] = Counter()
-    for count in counts:
-        terms.update(count)
+    terms = _total(world.gather(_total(counts)))
 
     sums: dict[str, Tensor] = {}
     parts: dict[int, Tensor] = {}
@@ -81,13 +86,34 @@ def add_gradients(
                 f"got {sorted(losses)}"
             )
         part = torch.stack([losses[name] / terms[name] for name in losses if terms[name]]).sum()
-        part.backward()
+        part.backward(torch.full_like(part, loss_scale))
         parts[index] = part.detach()
         for name, value in losses.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 
-    means = {name: float(value) / terms[name] for name, value in sums.items() if terms[name]}
-    return WindowLosses(means, {index: float(part) for index, part in parts.items()})
+    world.sum_gradients([p for p in objective.parameters() if p.requires_grad])
+    return _losses_of_all(world, terms, sums, parts)
+
+
+def _losses_of_all(
+    world: World, terms: Mapping[str, int], sums: dict[str, Tensor], parts: dict[int, Tensor]
+) -> WindowLosses:
+    mine = (
+        {name: float(value) for name, value in sums.items()},
+        [(index, float(part)) for index, part in parts.items()],
+    )
+    everyones = world.gather(mine)
+    total = _total(sums_of_one for sums_of_one, _ in everyones)
+    means = {name: value / terms[name] for name, value in total.items() if terms[name]}
+    return WindowLosses(means, {index: part for _, pairs in everyones for index, part in pairs})
+
+
+def _total(counts: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """Add up by name."""
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return total
 
 
 def run_forward(

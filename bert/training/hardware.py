@@ -14,8 +14,9 @@ from kernels import TORCH, KernelSet, choose
 class Hardware:
     """The device, the precision and the kernels that were picked.
 
-    `precision` is "float32" or "bfloat16": the latter computes matrix products in bfloat16 by
-    autocast, while parameters, gradients and optimiser stay as they are.
+    `precision` is "float32", "bfloat16" or "float16": the latter two are for matrix products, by
+    autocast, while parameters, gradients and optimiser stay as they are; float16, whose smallest
+    number is 6e-8, takes a scaled loss (Micikevicius et al. 2018).
     """
 
     device: torch.device
@@ -25,31 +26,36 @@ class Hardware:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context that a forward pass runs in."""
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
-        )
+        dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "float32")
 
 
-def choose_hardware(config: TrainingConfig) -> Hardware:
+def choose_hardware(config: TrainingConfig, local_rank: int | None = None) -> Hardware:
     """Pick the device, the precision and the kernels that the configuration asks for.
+
+    Args:
+        config: asks for them.
+        local_rank: of several processes on this machine, which takes the GPU of that number.
 
     Raises:
         ValueError: a device that torch can't use here, bfloat16 on a GPU without it, or kernels
             that the device can't run.
     """
-    device = _device(config.device)
+    device = _device(config.device, local_rank)
     kernels = choose(config.kernels, device)
     native, reason = _has_native_bfloat16(device)
     if config.precision == "auto":
         return Hardware(device, "bfloat16" if native else "float32", reason, kernels)
     if config.precision == "bfloat16" and device.type == "cuda" and not native:
-        raise ValueError(f"precision: expected float32, got bfloat16: {reason}")
+        raise ValueError(f"precision: expected float32 or float16, got bfloat16: {reason}")
     return Hardware(device, config.precision, "as asked", kernels)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, local_rank: int | None) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -1,7 +1,7 @@
 """Micro-batches in order of their index, prepared here or ahead of time by other processes."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
@@ -22,21 +22,29 @@ class _AsDataset(Dataset[Any]):
 
 
 def micro_batches(
-    batches: Batches[BatchT], start: int, workers: int
+    batches: Batches[BatchT],
+    start: int,
+    workers: int,
+    is_mine: Callable[[int], bool] = lambda index: True,
 ) -> Generator[tuple[int, BatchT]]:
     """Yield (index, micro-batch) from `start` on, without end; the same for any `workers`.
 
+    Of several processes that train together each takes the indices that are its own.
+
     A worker that dies ends the run with torch's RuntimeError, within seconds.
     """
-    endless = range(start, sys.maxsize)
+
+    def indices() -> Iterator[int]:
+        return filter(is_mine, range(start, sys.maxsize))
+
     if workers == 0:
-        for index in endless:
+        for index in indices():
             yield index, batches[index]
         return
     loader = DataLoader(
         _AsDataset(batches),
         batch_size=None,
-        sampler=endless,
+        sampler=indices(),
         num_workers=workers,
         collate_fn=_as_it_is,
         worker_init_fn=leave_signals_to_parent,
@@ -45,7 +53,7 @@ def micro_batches(
     )
     prepared: Any = iter(loader)
     try:
-        yield from zip(endless, prepared, strict=False)
+        yield from zip(indices(), prepared, strict=False)
     except (ConnectionError, EOFError) as error:
         # It died between handing over a batch and handing over the memory that the batch is in.
         raise RuntimeError(f"DataLoader worker died: {error}") from error

@@ -4,11 +4,16 @@ Step k trains on the micro-batches k × accumulation and following. Batches and 
 functions of a micro-batch's index alone, so a run that stops at any step and goes on ends with
 the same parameters, bit by bit, as one that never stopped (on one machine, with the same threads
 and a budget in steps; a budget of wall clock follows the clock).
+
+Several processes (distributed.py) share the micro-batches of each step. All run this code, and
+decide the same; the first alone has the directory of the run, evaluates and writes.
 """
 
+import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,20 +22,28 @@ import torch
 
 from bert.training.checkpoint_files import list_checkpoints, prune
 from bert.training.config import TrainingConfig
+from bert.training.distributed import ALONE, World
 from bert.training.hardware import choose_hardware
 from bert.training.interrupt import Interrupted, Interrupts
 from bert.training.log import RunLog
+from bert.training.loss_scale import first_scale, next_scale
 from bert.training.nonfinite import TrainingDiverged
 from bert.training.objective import Batches, Objective
 from bert.training.optimizer import build_optimizer, describe_groups, set_learning_rate
 from bert.training.phases import Phase, Source, phase_at
 from bert.training.progress import ProgressBar, say
 from bert.training.result import TrainingResult
-from bert.training.resume import check_identity, find_start, make_way
+from bert.training.resume import check_identity, find_common_start, make_way
 from bert.training.run_directory import RunDirectory
 from bert.training.schedule import is_due, is_spent, learning_rate, progress_at
 from bert.training.span import Place
-from bert.training.state import Identity, TrainingState, restore, save_checkpoint
+from bert.training.state import (
+    Identity,
+    TrainingState,
+    restore,
+    save_checkpoint,
+    state_tensors,
+)
 from bert.training.step import StepOutcome, take_step
 
 Evaluation = Callable[[], Mapping[str, float]]
@@ -47,6 +60,7 @@ def train(
     resume: str | Path = "auto",
     overwrite: bool = False,
     reserve_seconds: float = 0.0,
+    world: World = ALONE,
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
     """Train until the budget is spent or a signal comes, and leave a checkpoint either way.
@@ -66,15 +80,18 @@ def train(
         overwrite: whether a fresh start may delete the run that is in `run_dir`.
         reserve_seconds: of a wall-clock budget, the time to keep for the last evaluation; once
             one was measured, the longest is kept.
+        world: the processes that train together; each calls this with the same arguments.
         clock: seconds that never go back; another one for tests.
 
     Raises:
         ValueError: an argument is wrong, or the run can't be resumed as asked.
         OSError: something could not be written; the older checkpoints are whole.
         TrainingDiverged: `config.max_bad_steps` steps in a row were NaN or infinite.
+        ProcessLost: another process has ended, or is silent.
     """
-    with RunDirectory(Path(run_dir)) as directory, Interrupts() as interrupts:
-        run = _Run(objective, batches, config, directory, interrupts, clock)
+    place = RunDirectory(Path(run_dir)) if world.is_first else nullcontext()
+    with place as directory, Interrupts() as interrupts:
+        run = _Run(objective, batches, config, directory, interrupts, clock, world)
         run.evaluation, run.reserve_seconds = evaluate, reserve_seconds
         run.begin(resume, overwrite, identity or {})
         with closing(run):
@@ -93,9 +110,10 @@ class _Run:
         objective: Objective[Any],
         batches: Batches[Any] | Sequence[Phase[Any]],
         config: TrainingConfig,
-        directory: RunDirectory,
+        directory: RunDirectory | None,
         interrupts: Interrupts,
         clock: Callable[[], float],
+        world: World,
     ) -> None:
         # First of all: torch's first optimiser takes seconds of imports, within the budget.
         self._clock_at_zero = clock()
@@ -104,7 +122,7 @@ class _Run:
         self.checkpoint_every = config.every("checkpoint_every")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        self.hardware = choose_hardware(config)
+        self.hardware = choose_hardware(config, world.local_rank)
         self.objective = objective.to(self.hardware.device).train()
         self.optimizer = build_optimizer(objective, config)
         self.phases = [Phase("", 1.0, batches)] if isinstance(batches, Batches) else batches
@@ -112,20 +130,23 @@ class _Run:
         self.directory = directory
         self.interrupts = interrupts
         self.clock = clock
+        self.world = world
         self.evaluation: Evaluation | None = None
         self.reserve_seconds = 0.0
 
     def begin(self, resume: str | Path, overwrite: bool, identity: Mapping[str, Any]) -> None:
         """Take up the state of a checkpoint, or the one before the first step."""
         fixed = {**self.config.identity(), "precision": self.hardware.precision, **identity}
-        self.identity = Identity.of(fixed, self.hardware)
-        start = find_start(self.directory, resume, overwrite, say)
-        self.state = TrainingState()
+        self.identity = Identity.of(fixed, self.hardware, self.world.size)
+        start = find_common_start(self.directory, resume, overwrite, say, self.world)
+        self.state = TrainingState(loss_scale=first_scale(self.hardware.precision))
         if start.checkpoint is not None:
             check_identity(start.checkpoint, self.identity, say)
             restore(start.checkpoint, self.objective, self.optimizer)
             self.state = start.checkpoint.state
-        make_way(self.directory, start, say)
+        if self.directory is not None:
+            make_way(self.directory, start, say)
+        self.world.copy_from_first(state_tensors(self.objective).values())
 
         self._clock_at_zero -= self.state.elapsed
         description = {
@@ -134,8 +155,9 @@ class _Run:
             "machine": self.identity.machine,
             "parameter_groups": describe_groups(self.optimizer),
         }
-        self.directory.describe(description)
-        self.log = RunLog(self.directory.log)
+        if self.directory is not None:
+            self.directory.describe(description)
+        self.log = RunLog(Path(os.devnull) if self.directory is None else self.directory.log)
         cut = self.log.cut_after(self.state.step, self.state.evaluated_step)
         if cut:
             say(f"{self.log.path}: {cut} lines dropped, later than step {self.state.step}")
@@ -147,9 +169,11 @@ class _Run:
                 "nothing is left to train"
             )
         else:
+            processes = "" if self.world.is_alone else f", {self.world.size} processes"
             say(
                 f"{'training' if came_from is None else 'going on'} from step {self.state.step} "
                 f"on {self.hardware.device}, {self.hardware.precision} ({self.hardware.reason})"
+                f"{processes}"
             )
         self.bar = ProgressBar(self.total)
 
@@ -159,15 +183,15 @@ class _Run:
         Raises:
             Interrupted: a signal came; the state is the one after the last finished step.
         """
-        workers = self.config.loader_workers
-        with closing(Source(self.config.accumulation, workers)) as source:
+        source = Source(self.config.accumulation, self.config.loader_workers, self.world)
+        with closing(source):
             while True:
                 is_finished = not self.has_room()
                 if is_finished or self.is_evaluation_due():
                     self.evaluate()
                 if is_finished or self.is_checkpoint_due():
                     self.save()
-                self.interrupts.check()
+                self.check_interrupts()
                 if is_finished:
                     return
                 self.step(source)
@@ -181,7 +205,9 @@ class _Run:
         phase = phase_at(self.phases, progress)
         if source.enter(phase, state.step) and len(self.phases) > 1:
             say(f"step {state.step}: phase {phase.name}")
-        with self.interrupts.abandonable():
+        # Of several processes none may abandon what the others are waiting for.
+        alone = self.world.is_alone
+        with self.interrupts.abandonable() if alone else nullcontext():
             window = source.window()
         outcome = take_step(
             self.objective,
@@ -189,9 +215,12 @@ class _Run:
             window,
             self.config,
             self.hardware,
-            self.interrupts.check,
+            self.interrupts.check if alone else lambda: None,
+            self.world,
+            state.loss_scale,
         )
-        tokens = sum(phase.batches.tokens(batch) for _, batch in window)
+        own_tokens = sum(phase.batches.tokens(batch) for _, batch in window)
+        tokens = sum(self.world.gather(own_tokens))
         state.step += 1
         state.tokens += tokens
         state.elapsed = self.elapsed()
@@ -207,13 +236,19 @@ class _Run:
             "tokens_per_second": speed,
             "elapsed": state.elapsed,
         }
-        if outcome.source is None:
+        if outcome.is_overflow:
+            self.log.write("overflow", state.step, **values, loss_scale=state.loss_scale)
+        elif outcome.source is None:
             state.loss, state.bad_steps = outcome.loss, 0
             self.log.write("step", state.step, **values)
         else:
             state.bad_steps += 1
             self.log.write("bad_step", state.step, **values, source=outcome.source)
             self.report_bad_step(outcome)
+        if self.hardware.precision == "float16" and outcome.source is None:
+            state.loss_scale, state.loss_scale_age = next_scale(
+                state.loss_scale, state.loss_scale_age, outcome.is_overflow
+            )
         self.bar.update(state, speed)
 
     def report_bad_step(self, outcome: StepOutcome) -> None:
@@ -233,12 +268,11 @@ class _Run:
         if self.evaluation is None or self.state.evaluated_step == self.state.step:
             return
         started = self.elapsed()
-        self.objective.eval()
-        try:
-            with self.interrupts.abandonable(), torch.no_grad(), self.hardware.autocast():
-                results = {name: float(value) for name, value in self.evaluation().items()}
-        finally:
-            self.objective.train()
+        own = self.results_of(self.evaluation) if self.world.is_first else None
+        self.world.wait_for_all()
+        results = self.world.from_first(own)
+        if results is None:
+            raise Interrupted
         state, state_elapsed = self.state, self.elapsed()
         state.evaluation = results
         state.evaluated_step, state.evaluated_tokens = state.step, state.tokens
@@ -247,6 +281,17 @@ class _Run:
         self.log.write("evaluation", state.step, results=results, elapsed=state_elapsed)
         say(f"step {state.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
 
+    def results_of(self, evaluation: Evaluation) -> dict[str, float] | None:
+        """Evaluate; None if a signal ended it half-way."""
+        self.objective.eval()
+        try:
+            with self.interrupts.abandonable(), torch.no_grad(), self.hardware.autocast():
+                return {name: float(value) for name, value in evaluation().items()}
+        except Interrupted:
+            return None
+        finally:
+            self.objective.train()
+
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one; then drop the oldest."""
         state = self.state
@@ -254,14 +299,17 @@ class _Run:
             return
         state.elapsed = state.saved_at = self.elapsed()
         state.saved_step, state.saved_tokens = state.step, state.tokens
-        self.log.sync()
-        path = save_checkpoint(
-            self.directory.checkpoints, state, self.identity, self.objective, self.optimizer
-        )
-        prune(self.directory.checkpoints, self.config.keep_checkpoints)
+        name = None
+        if self.directory is not None:
+            self.log.sync()
+            name = save_checkpoint(
+                self.directory.checkpoints, state, self.identity, self.objective, self.optimizer
+            ).name
+            prune(self.directory.checkpoints, self.config.keep_checkpoints)
+        self.world.wait_for_all()
         seconds = self.elapsed() - state.saved_at
         state.save_seconds = max(state.save_seconds, seconds)
-        self.log.write("checkpoint", state.step, name=path.name, seconds=seconds)
+        self.log.write("checkpoint", state.step, name=name, seconds=seconds)
 
     def has_room(self, seconds: float = 0.0) -> bool:
         """Say whether the budget has room for one more step, after `seconds` of something else."""
@@ -287,8 +335,11 @@ class _Run:
         return Place(self.state.step, self.state.tokens, self.elapsed())
 
     def elapsed(self) -> float:
-        """Return the seconds that this run has taken, over all its starts."""
-        return float(self.clock() - self._clock_at_zero)
+        """Return the seconds that this run has taken, over all its starts, by the first's clock.
+
+        One clock, so that all processes decide the same; they call this together.
+        """
+        return self.world.from_first(float(self.clock() - self._clock_at_zero))
 
     def reserve(self) -> float:
         """Return the seconds of a wall-clock budget that the end needs."""
@@ -298,17 +349,30 @@ class _Run:
         """Return how long the last evaluation will take, as far as is known."""
         return max(self.reserve_seconds, self.state.evaluation_seconds)
 
+    def received_signal(self) -> signal.Signals | None:
+        """Return the signal that has come to any of the processes; None if none has."""
+        came = [s for s in self.world.gather(self.interrupts.received) if s is not None]
+        return signal.Signals(came[0]) if came else None
+
+    def check_interrupts(self) -> None:
+        """Raise Interrupted, in all processes, if a signal has come to any."""
+        if self.received_signal() is not None:
+            raise Interrupted
+
     def result(self) -> TrainingResult:
         """Say how it ended."""
-        newest = list_checkpoints(self.directory.checkpoints)[-1:]
+        newest = None
+        if self.directory is not None:
+            newest = next(reversed(list_checkpoints(self.directory.checkpoints)), None)
+        path = self.world.from_first(None if newest is None else str(newest))
         return TrainingResult(
             self.state.step,
             self.state.tokens,
             self.state.elapsed,
             self.state.loss,
             self.state.evaluation,
-            newest[0] if newest else None,
-            self.interrupts.received,
+            None if path is None else Path(path),
+            self.received_signal(),
         )
 
     def close(self) -> None:

@@ -25,19 +25,25 @@ def find_source(
     *,
     seed: int,
     hardware: Hardware,
-) -> str:
+) -> str | None:
     """Say in words what is first to be NaN or infinite; call it while the gradients are there.
 
     A forward pass can be run again bit by bit, so the module is found by running the bad
     micro-batch a second time with a look at every module's output. It costs nothing until then.
+
+    Returns:
+        None where only another process can say it, which has the bad micro-batch.
     """
     for name, parameter in objective.named_parameters():
         if not _is_finite(parameter):
             return f"parameter {name} itself"
-    for index, batch in window:
-        if not math.isfinite(losses.parts.get(index, 0.0)):
-            module = _first_bad_module(objective, batch, dropout_seed(seed, index), hardware)
-            return f"output of {module}, micro-batch {index}"
+    bad_parts = [index for index, part in losses.parts.items() if not math.isfinite(part)]
+    if bad_parts:
+        index, mine = min(bad_parts), dict(window)
+        if index not in mine:
+            return None
+        module = _first_bad_module(objective, mine[index], dropout_seed(seed, index), hardware)
+        return f"output of {module}, micro-batch {index}"
     gradients = [(name, p.grad) for name, p in objective.named_parameters() if p.grad is not None]
     bad = [name for name, gradient in gradients if not _is_finite(gradient)]
     if bad:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic
 
+from bert.training.distributed import World
 from bert.training.loading import micro_batches
 from bert.training.objective import Batches, BatchT
 
@@ -35,10 +36,11 @@ class Source:
     Args:
         accumulation: micro-batches of a step.
         workers: processes that prepare them, see `micro_batches`.
+        world: the processes that train together; this one gets its share.
     """
 
-    def __init__(self, accumulation: int, workers: int) -> None:
-        self.accumulation, self.workers = accumulation, workers
+    def __init__(self, accumulation: int, workers: int, world: World) -> None:
+        self.accumulation, self.workers, self.world = accumulation, workers, world
         self.phase: Phase[Any] | None = None
         self._prepared: Generator[tuple[int, Any]] | None = None
 
@@ -52,14 +54,19 @@ class Source:
         if phase is self.phase:
             return False
         self.close()
-        first = step * self.accumulation
-        self.phase, self._prepared = phase, micro_batches(phase.batches, first, self.workers)
+        self.phase = phase
+        self._prepared = micro_batches(
+            phase.batches,
+            step * self.accumulation,
+            self.workers,
+            lambda index: self.world.owns(index, self.accumulation),
+        )
         return True
 
     def window(self) -> list[tuple[int, Any]]:
-        """Return the next step's micro-batches, each with its index."""
+        """Return this process's micro-batches of the next step, each with its index."""
         assert self._prepared is not None
-        return list(islice(self._prepared, self.accumulation))
+        return list(islice(self._prepared, self.world.share(self.accumulation)))
 
     def close(self) -> None:
         """End the processes that prepare."""

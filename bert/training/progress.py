@@ -4,13 +4,15 @@ import sys
 
 from tqdm import tqdm
 
+from bert.training.distributed import is_first_process
 from bert.training.span import Span
 from bert.training.state import TrainingState
 
 
 def say(message: str) -> None:
-    """Print a line to the standard error, above the bar if there is one."""
-    tqdm.write(message, file=sys.stderr)
+    """Print a line to the standard error, above the bar if there is one; only the first does."""
+    if is_first_process():
+        tqdm.write(message, file=sys.stderr)
 
 
 class ProgressBar:
@@ -23,7 +25,7 @@ class ProgressBar:
             total=1.0,
             bar_format="{percentage:3.0f}%|{bar}| {desc}",
             dynamic_ncols=True,
-            disable=None,
+            disable=None if is_first_process() else True,
             leave=True,
         )
 

@@ -16,6 +16,7 @@ from bert.training.checkpoint_files import (
     set_aside,
     step_of,
 )
+from bert.training.distributed import World
 from bert.training.run_directory import RunDirectory
 from bert.training.state import Checkpoint, Identity, load_checkpoint
 
@@ -63,6 +64,25 @@ def find_start(
             "resume that, choose another out, or delete it (--overwrite)"
         )
     return Start(checkpoint, "newer")
+
+
+def find_common_start(
+    run: RunDirectory | None,
+    resume: str | Path,
+    overwrite: bool,
+    say: Callable[[str], None],
+    world: World,
+) -> Start:
+    """Find the start in the first process; the others, with no `run`, read the same checkpoint.
+
+    They need the first's file system for it. See `find_start` for the arguments and errors.
+    """
+    if run is None:
+        path = world.from_first(None)
+        return Start(None if path is None else load_checkpoint(Path(path)), "nothing")
+    start = find_start(run, resume, overwrite, say)
+    world.from_first(None if start.checkpoint is None else str(start.checkpoint.path))
+    return start
 
 
 def make_way(run: RunDirectory, start: Start, say: Callable[[str], None]) -> None:

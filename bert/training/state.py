@@ -58,6 +58,9 @@ class TrainingState:
     """A cautious guess of the next step's time."""
     evaluation_seconds: float = 0.0
     save_seconds: float = 0.0
+    loss_scale: float = 1.0
+    loss_scale_age: int = 0
+    """See loss_scale.py."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Identity:
     """What makes the rounding."""
 
     @staticmethod
-    def of(fixed: Mapping[str, Any], hardware: Hardware) -> "Identity":
+    def of(fixed: Mapping[str, Any], hardware: Hardware, processes: int = 1) -> "Identity":
         """Return the identity as JSON would give it back.
 
         Raises:
@@ -82,6 +85,7 @@ class Identity:
             raise ValueError(f"identity: expected what JSON can say: {error}") from error
         machine = {
             "device": hardware.device.type,
+            "processes": processes,
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
         }

@@ -256,3 +256,9 @@ def test_a_run_in_phases_trains_on_the_pairs_of_each(config):
     longer = replace(run.training, budget="9")
     with pytest.raises(ValueError, match="^phases: expected .* got nothing"):
         pretrain(replace(run, phases=(), training=longer))
+
+
+def test_float16_learns_too(config):
+    result = pretrain(replace(config, training=replace(config.training, precision="float16")))
+    judged = result.training.evaluation
+    assert judged["mlm_loss"] < judged["unigram_loss"] - 0.5

@@ -30,7 +30,7 @@ from bert.training.span import Span
         ("weight_decay", -1.0),
         ("max_grad_norm", 0.0),
         ("accumulation", 0),
-        ("precision", "float16"),
+        ("precision", "float8"),
         ("keep_checkpoints", 0),
         ("loader_workers", -1),
         ("max_bad_steps", 0),
@@ -38,6 +38,8 @@ from bert.training.span import Span
         ("seed", 2**63),
         ("threads", 0),
         ("threads", 10**6),
+        ("timeout", "500"),
+        ("timeout", "soon"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(name, value):

@@ -121,3 +121,12 @@ def test_an_error_of_the_batches_arrives_and_leaves_no_worker(workers):
         list(islice(micro_batches(Failing(), 0, workers), 10))
     assert multiprocessing.active_children() == []
     assert held.tb is not None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_of_several_processes_prepares_its_own_micro_batches_alone(workers):
+    with closing(micro_batches(ToyBatches(), 5, workers, lambda index: index % 3 == 1)) as source:
+        got = list(islice(source, 3))
+    assert [(index, batch.ids) for index, batch in got] == [
+        (index, ToyBatches()[index].ids) for index in (7, 10, 13)
+    ]
