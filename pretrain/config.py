@@ -98,8 +98,8 @@ class PretrainConfig(Checked):
     tokens_per_batch: int = 2048
     """Tokens of a micro-batch, at most."""
     phases: tuple[str, ...] = ()
-    """Parts of the run, each MAX_LENGTH:TOKENS_PER_BATCH:SHARE of the budget; evaluation has the
-    two options' own values. As 128:4096:0.9 512:4096:0.1; none: one part."""
+    """Parts of the run, each MAX_LENGTH:TOKENS_PER_BATCH:SHARE of the budget, such as 128:4096:0.9
+    512:4096:0.1; none: one part. Evaluation has max_length and tokens_per_batch."""
     mask_rate: float = 0.15
     """Share of the tokens that are to be predicted in training; evaluation has 0.15."""
     final_mask_rate: float | None = None

@@ -70,5 +70,5 @@ def describe(
     return f"{place}, {loss}, {_short(tokens_per_second)} tokens/s, {left} left"
 
 
-def _short(number: float) -> str:
+def _short(number: int | float) -> str:
     return tqdm.format_sizeof(number)
