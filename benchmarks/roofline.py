@@ -21,29 +21,37 @@ all at once; multiprocessors are evenly loaded at the boost clock; every byte cr
 what a cache can hold stays in it; a launch costs nothing; sums over programs, sorting, small
 vectors and prologues are free. A share of the matrix peak that no library reaches stays in it.
 
-Sources. Bandwidth and dense bfloat16 peak: the makers' data sheets, A100 80GB SXM (2,039 GB/s,
-312 TFLOP/s), H100 SXM (3.35 TB/s, 989), HGX B200 (8 TB/s a GPU, 2,250), Instinct MI300X (5.3 TB/s,
-1,307). Multiprocessors: the same, and the makers' white papers (B200: 148, as devices report). The
-clock is the one at which these multiprocessors reach that peak: 1.41, 1.83, 1.85 and 2.1 GHz. What
-a multiprocessor does in a cycle: `ARCHITECTURES` in `kernels/aot.py` (CUDA C++ Programming Guide,
-"Arithmetic Instructions": 16 special function results; four schedulers; 128 bytes of shared
-memory. CDNA 3: a compute unit starts one 64-wide vector instruction a cycle).
+Sources, looked up in November 2026: the makers' data sheets, as the pages named here quote them.
+
+    A100 80GB SXM  2,039 GB/s, 312 TFLOP/s dense bfloat16, 108 multiprocessors, 1.41 GHz
+                   (glennklockwood.com/garden/processors/A100; a device reports a bus of 5,120
+                   bits at 1,593 MHz, which is the same)
+    H100 SXM5      3.35 TB/s, 989 TFLOP/s, 132 multiprocessors, 1.83 GHz (the same site, /h100)
+    B200 (HGX)     2,250 TFLOP/s (the same site, /B200). 7.7 TB/s: NVIDIA's Blackwell data sheet by
+                   github.com/ai-dynamo/aiconfigurator/pull/1246; it was announced with 8. A device
+                   reports 7,680 bits at 3,996 MHz, and 148 multiprocessors
+                   (github.com/pytorch/ao/pull/4002); these reach the peak at 1.85 GHz
+    MI300X         5.3 TB/s, 304 compute units, 1,307 TFLOP/s at 2.1 GHz (AMD's CDNA 3 white paper
+                   and rocm.docs.amd.com, "AMD Instinct MI300 series microarchitecture")
+
+What a multiprocessor does in a cycle: `kernels/gpus.py`.
 """
 
 import argparse
 import json
 import re
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from kernels.aot import ARCHITECTURES, every_case
+from kernels.aot import every_case, until_the_reader_leaves
 from kernels.aot_cases import VOCAB, Case
 from kernels.cross_entropy import padded_vocab
+from kernels.gpus import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "benchmarks" / "results" / "kernels_aot.json"
-SHARED_BYTES = 128  # that a multiprocessor's shared memory moves in a cycle
 Direction = Literal["forward", "backward"]
 
 
@@ -60,7 +68,7 @@ class Card(NamedTuple):
 CARDS = {
     "A100": Card("sm80", 108, 1.41, 2.039e12),
     "H100": Card("sm90", 132, 1.83, 3.35e12),
-    "B200": Card("sm100", 148, 1.85, 8.0e12),
+    "B200": Card("sm100", 148, 1.85, 7.7e12),
     "MI300X": Card("gfx942", 304, 2.1, 5.3e12),
 }
 
@@ -284,8 +292,8 @@ def read_record() -> dict[str, Any]:
     return json.loads(RECORD.read_text(encoding="utf-8"))["kernels"]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the table, write it down."""
+def main(arguments: list[str] | None = None) -> int:
+    """Write the table down, print it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -293,6 +301,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     records = read_record()
     predictions = [p for shape in SHAPES for name in CARDS for p in predict(shape, name, records)]
+    if options.json:
+        # An entry a line: a change of the kernels shows as a change of a line.
+        rows = ",\n ".join(json.dumps(asdict(p), ensure_ascii=False) for p in predictions)
+        written = f'{{"tokens": {TOKENS}, "predictions": [\n {rows}\n]}}\n'
+        options.json.write_text(written, encoding="utf-8")
     print(f"{TOKENS:,} tokens a batch, bfloat16; predicted µs at least, by a model")
     print(f"{'shape':11} {'card':7} {'kernel':36} {'MB':>8} {'µs':>9}  binds (then)")
     for p in predictions:
@@ -302,12 +315,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"{p.shape:11} {p.card:7} {p.kernel:36} {p.megabytes:8.1f} "
             f"{p.microseconds:9.1f}  {then}"
         )
-    if options.json:
-        # An entry a line: a change of the kernels shows as a change of a line.
-        rows = ",\n ".join(json.dumps(asdict(p), ensure_ascii=False) for p in predictions)
-        written = f'{{"tokens": {TOKENS}, "predictions": [\n {rows}\n]}}\n'
-        options.json.write_text(written, encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_the_reader_leaves(main))

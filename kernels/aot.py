@@ -8,8 +8,8 @@ Triton brings the compilers for NVIDIA and AMD with it, so no GPU and no driver 
 fails the check if it asks for more shared memory than there is, touches local memory (spilled
 registers) inside a loop, does more matrix work than the mathematics asks, does it on Hopper or
 Blackwell without wgmma or tcgen05, waits after every wgmma, or issues over 5 % more instructions
-an element than the record says. What only a GPU shows, races and real speed, is not known from
-this.
+an element than the record says. What is known and let pass is named in KNOWN, with its figure.
+What only a GPU shows, races and real speed, is not known from this.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -19,10 +19,11 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -30,38 +31,15 @@ from triton.compiler import ASTSource
 
 from kernels.aot_attention_cases import attention_cases
 from kernels.aot_cases import Case, cases
+from kernels.gpus import ARCHITECTURES, SHARED_BYTES, Architecture
 from kernels.machine_code import Counts, Instruction, count, loops, read_amdgcn, read_cubin
 
 GROWTH = 1.05
-
-
-class Architecture(NamedTuple):
-    """What one multiprocessor (AMD: compute unit) has, and can do in a clock cycle."""
-
-    card: str
-    shared_limit: int
-    """Bytes that one program may have."""
-    shared: int
-    registers: int
-    """Of 32 bits."""
-    warps: int
-    lanes: int
-    matrix_flops: int
-    """A cycle, dense bfloat16."""
-    special: int
-    """Lanes a cycle of the unit for exponentials."""
-    issue: int
-    """Warp instructions a cycle."""
-    memory_bytes: float
-    """A cycle, its share of the card's bandwidth: public peak figures."""
-
-
-ARCHITECTURES = {
-    "sm80": Architecture("A100", 166912, 167936, 65536, 64, 32, 2048, 16, 4, 13.4),
-    "sm90": Architecture("H100", 232448, 233472, 65536, 64, 32, 4096, 16, 4, 13.9),
-    "sm100": Architecture("B200", 232448, 233472, 65536, 64, 32, 8192, 16, 4, 29.2),
-    "gfx942": Architecture("MI300X", 65536, 65536, 131072, 32, 64, 2048, 16, 1, 8.3),
+KNOWN = {
+    # Without any: 128 × 32, of which shared memory asks 11 % more, or one stage, no loads ahead.
+    "attention forward, head_dim 128, dropout | sm80": {"local_in_loops": 1},
 }
+"""Faults that are let pass, by kernel and target, with their figure: more than that fails."""
 
 
 @dataclass
@@ -151,7 +129,7 @@ def report(case: Case, architecture: str) -> Report:
         atomics=whole.atomics,
         widest_load_bits=whole.widest_load,
         local_in_loops=sum(_local(body) for body in bodies),
-        limit=_limit(machine, part, warps, case.bytes_per_element * case.elements),
+        limit=_limit(machine, part, case),
     )
 
 
@@ -166,14 +144,15 @@ def _residents(machine: Architecture, registers: int, warps: int, shared: int) -
     return min(by_registers, machine.warps // warps, by_shared, 32)
 
 
-def _limit(machine: Architecture, part: Counts, warps: int, moved: float) -> str:
+def _limit(machine: Architecture, part: Counts, case: Case) -> str:
     """Name the unit that is busy for most cycles, were all others free; then the second."""
+    warps = case.constants["num_warps"]
     cycles = {
-        "matrix": part.matrix_flops / machine.matrix_flops,
+        "matrix": part.matrix_flops * case.matrix_cost / machine.matrix_flops,
         "issue": part.instructions * warps / machine.issue,
         "exponential": part.special * warps * machine.lanes / machine.special,
-        "shared": part.shared_bytes / 128,
-        "memory": moved / machine.memory_bytes,
+        "shared": part.shared_bytes / SHARED_BYTES,
+        "memory": case.bytes_per_element * case.elements / machine.memory_bytes,
     }
     first, second = sorted(cycles, key=cycles.__getitem__, reverse=True)[:2]
     return f"{first} (then {second}, {cycles[second] / cycles[first]:.0%})"
@@ -184,10 +163,17 @@ def faults(found: Report, record: dict[str, Any] | None) -> list[str]:
     machine, says = ARCHITECTURES[found.architecture], []
     if found.shared_bytes > machine.shared_limit:
         says.append(f"shared memory {found.shared_bytes}, there is {machine.shared_limit}")
-    if found.local_in_loops:
-        says.append(f"{found.local_in_loops} accesses to local memory inside loops")
-    if found.matrix_work > 1.01:
-        says.append(f"{found.matrix_work:.2f} times the matrix work that is needed")
+    known = KNOWN.get(f"{found.kernel} | {found.architecture}", {})
+    for attribute, least, what in (
+        ("local_in_loops", 0, "accesses to local memory inside loops"),
+        ("matrix_work", 1.0, "times the matrix work that is needed"),
+    ):
+        value, allowed = getattr(found, attribute), known.get(attribute, least)
+        beside = f", {allowed} are known" if attribute in known else ""
+        if value > 1.01 * allowed:
+            says.append(f"{value} {what}{beside}")
+        elif beside and value < 0.99 * allowed:
+            says.append(f"{value} {what}{beside}: lower that in KNOWN")
     if found.architecture in ("sm90", "sm100") and found.matrix_work and not found.asynchronous:
         says.append("matrix work without wgmma or tcgen05")
     if found.waits and found.waits >= found.asynchronous:
@@ -205,7 +191,7 @@ def faults(found: Report, record: dict[str, Any] | None) -> list[str]:
 
 
 HEADER = (
-    f"{'kernel':34} {'target':6} {'warps':>5} {'regs':>4} {'local':>5} {'shared':>6} "
+    f"{'kernel':40} {'target':6} {'warps':>5} {'regs':>4} {'local':>5} {'shared':>6} "
     f"{'fit':>3} {'ins/elt':>7}  limit"
 )
 
@@ -213,7 +199,7 @@ HEADER = (
 def line(r: Report) -> str:
     """Format one row of the table."""
     return (
-        f"{r.kernel:34} {r.architecture:6} {r.warps:5} {r.registers:4} {r.local_bytes:5} "
+        f"{r.kernel:40} {r.architecture:6} {r.warps:5} {r.registers:4} {r.local_bytes:5} "
         f"{r.shared_bytes:6} {r.programs_per_multiprocessor:3} "
         f"{r.instructions_per_element:7.2f}  {r.limit}"
     )
@@ -261,5 +247,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def until_the_reader_leaves(main: Callable[[], int]) -> int:
+    """Run a command; end it without a traceback if whoever reads its output has gone, as `head`.
+
+    Returns: the exit code, which is 141 then, as a shell says for a closed pipe.
+    """
+    try:
+        code = main()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python would complain at exit, where it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_the_reader_leaves(main))

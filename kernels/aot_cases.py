@@ -42,6 +42,8 @@ class Case:
     """What must move between the GPU's memory and its processors."""
     matrix_flops_per_element: int = 0
     """What the mathematics asks of the tensor cores: more than that in the binary is waste."""
+    matrix_cost: int = 1
+    """Of one of those operations, over one of bfloat16."""
     options: tuple[str, ...] = field(default=("num_warps", "num_stages"), repr=False)
 
 

@@ -51,6 +51,9 @@ def dq_tile(target: str, head_dim: int, dtype: torch.dtype) -> dict[str, Any]:
     """Choose the tile of the kernel for dquery, for an architecture."""
     plain = {"DESCRIPTORS": False, "num_stages": 1}
     if dtype in (torch.float32, torch.float64):  # few tensor cores multiply these
+        if target.startswith("gfx"):  # as below
+            rows = 64 if head_dim * dtype.itemsize <= 256 else 32
+            return {"QUERIES": rows, "KEYS": 32, "num_warps": rows // 32, **plain}
         return {"QUERIES": 32, "KEYS": 32, "num_warps": 8, **plain}
     if target.startswith("gfx"):  # a warp has 32 rows, and 64 KB hold no more at a head_dim of 128
         if head_dim > 64:
@@ -67,11 +70,16 @@ def dkdv_tile(target: str, head_dim: int, dtype: torch.dtype, has_dropout: bool)
     """Choose the tile of the kernel for dkey and dvalue: a mask takes registers from the tile."""
     tile = {**dq_tile(target, head_dim, dtype), "TRANSPOSED": False}
     if dtype in (torch.float32, torch.float64):
-        return {**tile, "num_warps": 4}
+        small = {"QUERIES": 32, "KEYS": 32}
+        return {**tile, **small, "num_warps": 1 if target.startswith("gfx") else 4}
     if target.startswith("gfx"):
-        return {**tile, "QUERIES": 128, "KEYS": 64, "num_warps": 4}
+        if head_dim < 64:  # 4 warps would do half of the products for dkey and dvalue twice
+            return {**tile, "QUERIES": 64, "KEYS": 64, "num_warps": 2}
+        keys = 32 if has_dropout and head_dim > 64 else 64
+        return {**tile, "QUERIES": 128, "KEYS": keys, "num_warps": 4}
     if head_dim > 64:
-        return tile
+        hopper = target in ("", "sm90")
+        return {**tile, "QUERIES": 128, "num_warps": 8} if hopper and has_dropout else tile
     if has_dropout:
         return {**tile, "QUERIES": 64, "KEYS": 64, "num_warps": 4}
     if target in DATA_CENTRE:

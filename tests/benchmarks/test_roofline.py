@@ -14,7 +14,7 @@ from benchmarks.roofline import (
     read_record,
     shared_share,
 )
-from kernels.aot import ARCHITECTURES
+from kernels.gpus import ARCHITECTURES
 
 BASE = SHAPES[0]
 

@@ -6,13 +6,8 @@ import torch
 
 from kernels import REFERENCE, Dropout, PackedSequences
 from kernels import attention as attention_module
-from kernels.attention import (
-    attention,
-    attention_forward_kernel,
-    attention_op,
-    attention_with_lse,
-    forward_tile,
-)
+from kernels.attention import attention, attention_op, attention_with_lse, forward_tile
+from kernels.attention_forward import attention_forward_kernel
 from kernels.attention_tiles import can_describe
 from kernels.philox import keep_attention
 from tests.kernels.interpreter import one_program, programs_in
@@ -59,17 +54,23 @@ def test_parity_where_there_is_little_or_nothing(lengths):
 
 
 @by_dropout
-@pytest.mark.parametrize("target", ["sm80", "sm90", "sm100", "gfx942"])
-def test_the_tiles_of_every_architecture(monkeypatch, target, dropout):
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [
+        *((target, torch.bfloat16) for target in ("sm80", "sm90", "sm100", "gfx942")),
+        ("gfx942", torch.float32),
+    ],
+)
+def test_the_tiles_of_every_architecture(monkeypatch, target, dtype, dropout):
     """Whole tiles and a tail, where a sequence ends within a tile, at its edge and one past it."""
     monkeypatch.setattr(attention_module, "architecture", lambda device: target)
     lengths = (289, 128, 5)
-    inputs = [x.bfloat16() for x in qkv(lengths)]
+    inputs = [x.to(dtype) for x in qkv(lengths)]
     sequences = PackedSequences.from_lengths(lengths)
     truth = REFERENCE.attention(*(x.double() for x in inputs), sequences, dropout)
     baseline = REFERENCE.attention(*inputs, sequences, dropout)
     got = attention(*inputs, sequences, dropout)
-    assert_near("output", got, truth, baseline, torch.bfloat16)
+    assert_near("output", got, truth, baseline, dtype)
 
 
 def test_every_step_of_keys_is_taken():

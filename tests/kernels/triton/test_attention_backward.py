@@ -121,11 +121,26 @@ def test_parity_where_there_is_little_or_nothing(lengths):
 
 
 @by_dropout
-@pytest.mark.parametrize("target", ["sm80", "sm90", "gfx942"])
-def test_the_tiles_of_every_architecture(monkeypatch, target, dropout):
+@pytest.mark.parametrize(
+    ("target", "dtype", "head_dim"),
+    [
+        *((target, torch.bfloat16, 16) for target in ("sm80", "sm90", "gfx942")),
+        ("gfx942", torch.bfloat16, 128),
+        ("gfx942", torch.float32, 16),
+    ],
+)
+def test_the_tiles_of_every_architecture(monkeypatch, target, dtype, head_dim, dropout):
     """Whole tiles and a tail, where a sequence ends within a tile, at its edge and one past it."""
     monkeypatch.setattr(backward_module, "architecture", lambda device: target)
-    hold(*attended((129, 128, 5), torch.bfloat16, dropout))
+    hold(*attended((129, 128, 5), dtype, dropout, head_dim=head_dim))
+
+
+def test_no_tile_does_work_twice_on_a_gpu_whose_warps_have_32_rows():
+    """A warp of MI300X multiplies 32 rows of a product, in dkdv of queries and of keys."""
+    for dtype in (torch.bfloat16, torch.float32):
+        for head_dim in (16, 32):
+            tile = dkdv_tile("gfx942", head_dim, dtype, True)
+            assert min(tile["QUERIES"], tile["KEYS"]) == 32 * tile["num_warps"]
 
 
 def test_every_form_of_the_loop_is_run():
