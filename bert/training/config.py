@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from bert.checked import Checked
 from bert.training.span import Span, parse_span
 
-Optimizer = Literal["adamw", "bert_adam", "lamb"]
+Optimizer = Literal["adamw", "bert_adam", "lamb", "muon"]
 Schedule = Literal["linear", "constant", "cosine", "inverse_sqrt", "wsd"]
 
 # The share of a run in which wsd's rate falls, as Hägele et al. 2024 found enough.
@@ -45,7 +45,7 @@ class TrainingConfig(Checked):
     budget: str | None = None
     """How long to train: steps (500), tokens (20Mtok) or wall clock (90s, 6min, 1h30min)."""
     optimizer: Optimizer = "adamw"
-    """AdamW; Google's Adam, without bias correction; LAMB, for batches of many thousands."""
+    """AdamW; Google's Adam, without bias correction; LAMB, for large batches; Muon for layers."""
     learning_rate: float = 1e-4
     """The highest learning rate, reached where the warm-up ends."""
     warmup: float = 0.1

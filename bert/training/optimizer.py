@@ -1,4 +1,4 @@
-"""AdamW, Google's Adam for BERT, or LAMB, with weight decay for matrices only."""
+"""AdamW, Google's Adam for BERT, LAMB or Muon, with weight decay for matrices only."""
 
 from typing import Any
 
@@ -8,7 +8,11 @@ from torch import nn
 from bert.training.bert_adam import BertAdam
 from bert.training.config import TrainingConfig
 from bert.training.lamb import Lamb
+from bert.training.muon import MuonAdamW
 from kernels import choose
+
+GROUPS = ("muon", "muon_qkv", "decay", "no_decay")
+"""Their order in the optimiser."""
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -20,6 +24,19 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not name.rpartition(".")[2].endswith("bias")
 
 
+def group_of(name: str, parameter: nn.Parameter, optimizer: str) -> str:
+    """Return the group of a parameter.
+
+    Muon is for the encoder's matrices, query's, key's and value's apart though they are one
+    tensor; embeddings and heads have AdamW (Jordan et al. 2024).
+    """
+    if not is_decayed(name, parameter):
+        return "no_decay"
+    if optimizer == "muon" and parameter.ndim == 2 and "encoder" in name.split("."):
+        return "muon_qkv" if name.endswith("qkv.weight") else "muon"
+    return "decay"
+
+
 def build_optimizer(objective: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """Make the optimiser over the trainable parameters, in named groups.
 
@@ -28,7 +45,7 @@ def build_optimizer(objective: nn.Module, config: TrainingConfig) -> torch.optim
     as in its authors' code, what has no weight decay has no trust ratio.
 
     Raises:
-        ValueError: nothing is trainable.
+        ValueError: nothing is trainable, or nothing is for Muon.
     """
     trainable = {
         name: parameter
@@ -37,19 +54,29 @@ def build_optimizer(objective: nn.Module, config: TrainingConfig) -> torch.optim
     }
     if not trainable:
         raise ValueError("objective: expected a trainable parameter, got none")
-    members: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": []}
+    members: dict[str, list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
-        members["decay" if is_decayed(name, parameter) else "no_decay"].append(parameter)
-    decays = {"decay": config.weight_decay, "no_decay": 0.0}
+        members.setdefault(group_of(name, parameter, config.optimizer), []).append(parameter)
+    if config.optimizer == "muon" and not {"muon", "muon_qkv"} & members.keys():
+        raise ValueError("optimizer: expected matrices of an encoder to train by muon, got none")
     groups: list[dict[str, Any]] = [
-        {"name": group, "params": parameters, "weight_decay": decays[group]}
-        for group, parameters in members.items()
-        if parameters
+        {
+            "name": name,
+            "params": members[name],
+            "weight_decay": 0.0 if name == "no_decay" else config.weight_decay,
+        }
+        for name in GROUPS
+        if name in members
     ]
     settings = {"lr": config.learning_rate, "betas": config.betas, "eps": config.eps}
     device = next(iter(trainable.values())).device
+    is_fused = device.type in ("cpu", "cuda")
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **settings, fused=device.type in ("cpu", "cuda"))
+        return torch.optim.AdamW(groups, **settings, fused=is_fused)
+    if config.optimizer == "muon":
+        for group in groups:
+            group["parts"] = {"muon": 1, "muon_qkv": 3}.get(group["name"])
+        return MuonAdamW(groups, **settings, fused=is_fused)
     if config.optimizer == "bert_adam":
         return BertAdam(groups, **settings)
     for group in groups:

@@ -173,9 +173,12 @@ def restore(
         parameter, _, key = name.rpartition("/")
         moments.setdefault(parameter, {})[key] = tensor.clone()
     shapes = dict(objective.named_parameters())
-    keys = {key for entry in moments.values() for key in entry}
+    group = _groups_of_trained(objective, optimizer)
+    keys: dict[int | None, set[str]] = {}
     for name, entry in moments.items():
-        fits = name in trained and entry.keys() == keys
+        keys.setdefault(group.get(name), set()).update(entry)
+    for name, entry in moments.items():
+        fits = name in group and entry.keys() == keys[group[name]]
         if not fits or any(t.ndim and t.shape != shapes[name].shape for t in entry.values()):
             raise ValueError(f"{checkpoint.path / OPTIMIZER}: {name} doesn't fit this optimiser")
 
@@ -211,6 +214,16 @@ def _names_of_trained(objective: nn.Module, optimizer: torch.optim.Optimizer) ->
     """Return the names of the optimiser's parameters, in its own order."""
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _groups_of_trained(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Return the number of each parameter's group: within one, all keep the same tensors."""
+    names = iter(_names_of_trained(objective, optimizer))
+    return {
+        next(names): number
+        for number, group in enumerate(optimizer.param_groups)
+        for _ in group["params"]
+    }
 
 
 def _host_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
