@@ -31,7 +31,7 @@ from pretrain.preparation import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "prepare_memory.json"
-BOOKS = (("demo/data", "*.txt.xz"), ("../shared/data/books_pd", "train-*.txt.xz"))
+BOOKS = (("demo/data/books", "*.txt.xz"), ("../shared/data/books_pd", "train-*.txt.xz"))
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 LONG_LINE = 10 * 10**6
 

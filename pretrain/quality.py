@@ -6,13 +6,10 @@ prose. And prose compresses to something like half of its bytes; a document that
 than a fifth says the same again and again.
 """
 
-import re
-import sys
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterator
-from functools import cache
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -36,35 +33,34 @@ class DocumentJudge:
 
     def _begin(self) -> None:
         self._packer = zlib.compressobj(1)
-        self._bytes = self._packed = self._characters = self._marks = 0
+        self._bytes = self._packed = 0
+        self._characters: Counter[str] = Counter()
 
     def add(self, paragraph: str) -> None:
         """Add a paragraph to the document."""
         content = paragraph.encode()
         self._bytes += len(content)
         self._packed += len(self._packer.compress(content))
-        self._characters += sum(map(len, paragraph.split()))
-        self._marks += sum(map(len, _marks().findall(paragraph)))
+        self._characters.update(paragraph)
 
     def end_document(self) -> None:
         """Judge the document, and begin the next."""
         self._packed += len(self._packer.flush())
-        self.counts["marks_documents"] += self._marks > MOSTLY * self._characters
+        self.counts["marks_documents"] += _share_of_marks(self._characters) > MOSTLY
         is_repetitive = self._bytes >= JUDGED_FROM and self._packed < REPETITIVE * self._bytes
         self.counts["repetitive_documents"] += is_repetitive
         self._begin()
 
 
-@cache
-def _marks() -> re.Pattern[str]:
-    """Make the expression for runs of digits, punctuation and symbols."""
-    is_mark = [unicodedata.category(chr(code))[0] in "NPS" for code in range(sys.maxunicode + 1)]
-    ranges = []
-    for marked, codes in groupby(range(len(is_mark)), is_mark.__getitem__):
-        first, *rest = codes
-        if marked:
-            ranges.append(f"{re.escape(chr(first))}-{re.escape(chr(rest[-1] if rest else first))}")
-    return re.compile(f"[{''.join(ranges)}]+")
+def _share_of_marks(characters: Counter[str]) -> float:
+    """Return the share of digits, punctuation and symbols in what is no space."""
+    solid = sum(number for character, number in characters.items() if not character.isspace())
+    marks = sum(
+        number
+        for character, number in characters.items()
+        if unicodedata.category(character)[0] in "NPS"
+    )
+    return marks / max(solid, 1)
 
 
 def describe_quality(

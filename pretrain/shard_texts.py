@@ -99,7 +99,7 @@ def _fill(file: HashedFile, stream: Iterator[str | None], duplicates: Duplicates
     for paragraph in stream:
         if paragraph is not None:
             file.write(f"{paragraph}\n".encode())
-            words.update("".join(f"{word} " for word in paragraph.split()).encode())
+            words.update(f"{' '.join(paragraph.split())} ".encode())
         elif file.bytes > begin[0]:
             if duplicates is None or duplicates.is_new(words.digest()):
                 file.write(b"\n")
