@@ -166,12 +166,14 @@ def test_characters_are_those_of_the_text():
     ]  # fmt: skip
 
 
-def test_a_user_is_told_while_only_frequencies_are_learned():
-    (line,) = plateau({"mlm_loss": 6.95 - PLATEAU / 2, "unigram_loss": 6.95})
-    assert line.startswith("still on the unigram plateau: masked words cost 6.900 nats, and 6.950")
-    assert plateau({"mlm_loss": 9.0, "unigram_loss": 6.95})
-    assert not plateau({"mlm_loss": 6.95 - 1.01 * PLATEAU, "unigram_loss": 6.95})
+def test_a_user_is_told_while_nothing_is_learned_of_context():
+    (line,) = plateau({"masked_loss": 6.95 - PLATEAU / 2, "unigram_loss": 6.95})
+    assert line.startswith("still on the unigram plateau: words under [MASK] cost 6.900 nats, and")
+    assert plateau({"masked_loss": 9.0, "unigram_loss": 6.95})
+    assert not plateau({"masked_loss": 6.95 - 1.01 * PLATEAU, "unigram_loss": 6.95})
     assert not plateau({"nsp_loss": 0.7})
+    # A model that only repeats what it is shown.
+    assert plateau({"mlm_loss": 6.5, "masked_loss": 6.95, "kept_loss": 2.0, "unigram_loss": 6.95})
 
 
 @torch.no_grad()

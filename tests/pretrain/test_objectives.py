@@ -127,7 +127,7 @@ def test_a_changing_rate_masks_more_from_step_to_step(config, monkeypatch):
 
 def test_a_user_is_told_of_the_unigram_plateau(config, capsys):
     pretrain(replace(config, training=replace(config.training, learning_rate=1e-9)))
-    assert capsys.readouterr().err.count("still on the unigram plateau: masked words cost") == 2
+    assert capsys.readouterr().err.count("still on the unigram plateau: words under [MASK]") == 2
 
 
 @pytest.mark.errors
