@@ -3,7 +3,7 @@
 Step k trains on the micro-batches k × accumulation and following. Batches and dropout are
 functions of a micro-batch's index alone, so a run that stops at any step and goes on ends with
 the same parameters, bit by bit, as one that never stopped (on one machine, with the same threads
-and a budget in steps; a budget of wall clock follows the clock).
+and a budget in steps or tokens; one of wall clock follows the clock).
 
 Several processes (distributed.py) share the micro-batches of each step. All run this code, and
 decide the same; the first alone has the directory of the run, evaluates and writes.
