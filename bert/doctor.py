@@ -99,8 +99,8 @@ def _hardware() -> Iterator[Finding]:
     import torch
 
     from bert.training.config import TrainingConfig
-    from bert.training.estimate import matmul_speed
     from bert.training.hardware import choose_hardware
+    from bert.training.throughput import matmul_speed
 
     can = ", ".join(
         f"{name} {'yes' if getattr(torch.cpu, f'_is_{test}_supported', bool)() else 'no'}"

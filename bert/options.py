@@ -219,5 +219,7 @@ def _spoken(kind: Any) -> str:
         return f"one of {', '.join(str(value) for value in args)}"
     if origin is tuple:
         count = "any number of" if args[-1] is ... else str(len(args))
+        if get_origin(args[0]) is Literal:
+            return f"{count} {_spoken(args[0]).removeprefix('one of ')}"
         return f"{count} {_SPOKEN[args[0]][1]}"
     return _SPOKEN[kind][0]

@@ -155,7 +155,11 @@ def draw_curves(outcome: Outcome) -> None:
             markersize=4,
             label=name,
         )
+    axis.axhline(0.5, color="tab:red", linestyle=":", label="a guess")
     axis.set(title="Film reviews: accuracy on the validation set", xlabel="seconds")
+    low, high = axis.get_ylim()
+    axis.set(xlim=(0, None), ylim=(min(low, 0.45), max(high, 0.65)))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(outcome.out / "losses.png", dpi=150)

@@ -1,6 +1,8 @@
 """Classify a text, or a pair of texts (Devlin et al. 2018, section 4.1)."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,10 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from bert.attention_entropy import attention_entropy
 from bert.config import BertConfig
 from bert.finetuning import BertForSequenceClassification
 from bert.tokenization import Tokenizer
 from bert.training.objective import Objective
+from bert.training.throughput import training_operations
 from finetune.config import FinetuneConfig
 from finetune.data import (
     LabelledBatch,
@@ -95,6 +99,15 @@ class ClassificationObjective(Objective[LabelledBatch]):
         """Return the sum over the rows; float32 at least."""
         logits = _at_least_float32(self.model.logits(batch.packed, dropout_seed))
         return {"cross_entropy": F.cross_entropy(logits, batch.labels, reduction="sum")}
+
+    def operations(self, batch: LabelledBatch) -> int:
+        """Count the matrix products."""
+        lengths, classes = batch.packed.sequences.lengths, self.model.config.num_labels
+        return training_operations(self.model.config, lengths, classes=classes)
+
+    def study(self, batch: LabelledBatch) -> Mapping[str, Any]:
+        """Measure how widely the heads look."""
+        return attention_entropy(self.model.bert, batch.packed)
 
 
 @torch.inference_mode()

@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+ONE_CLASS = (
+    "\nHint: all {rows} predictions are {name!r}: nothing was learned that tells the classes "
+    "apart. More steps, another learning rate or more rows may help.\n"
+)
+
 
 @dataclass(frozen=True)
 class ClassificationScores:
@@ -66,6 +71,8 @@ def score(
         f"{report}\nMatthews correlation {mcc:.4f}, cross-entropy {loss:.4f} nats\n\n"
         f"{confusion_table(confusion, names)}\n"
     )
+    if len(set(predicted.tolist())) == 1 and len(set(labels.tolist())) > 1:
+        text += ONE_CLASS.format(name=names[predicted[0]], rows=len(labels))
     per_class = {name: {k: float(v) for k, v in numbers[name].items()} for name in names}
     macro_f1 = float(numbers["macro avg"]["f1-score"])
     return ClassificationScores(accuracy, macro_f1, mcc, loss, per_class, confusion.tolist(), text)

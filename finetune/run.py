@@ -4,6 +4,7 @@ OUT/
     run.json            what was asked for, resolved; the data; the machine
     log.jsonl           each step and evaluation, see bert/training/log.py
     checkpoints/        where an interrupted run goes on
+    statistics.png      the lines of statistics over the run, where there are any
     best.safetensors    the weights of the best evaluation, if there is a validation file
     metrics.json        all numbers of the report
     report.txt          the report
@@ -28,9 +29,11 @@ from bert.training.distributed import ALONE, World, join
 from bert.training.estimate import estimate
 from bert.training.hardware import choose_hardware
 from bert.training.loop import train
+from bert.training.pictures import draw_statistics
 from bert.training.progress import say
 from bert.training.result import TrainingResult
 from bert.training.run_directory import refuse_file
+from bert.training.trackers import require_trackers
 from finetune.best import BestWeights
 from finetune.card import model_card
 from finetune.config import FinetuneConfig
@@ -75,6 +78,7 @@ def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
     if config.validation_file is not None or config.test_file is not None:
         require_scikit_learn()
     refuse_file(config.out)
+    require_trackers(config.training.trackers)
     description = config.out / "run.json"
     if description.exists() and "task" not in read_json(description)["identity"]:
         raise ValueError(f"out: expected no run of bert pretrain in it, got one in {config.out}")
@@ -100,6 +104,7 @@ def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
         config.training,
         config.out,
         evaluate=evaluate if "validation" in rows else None,
+        study_batch=task.batches(rows["validation"], config)[0] if "validation" in rows else None,
         identity=identity,
         resume=config.resume,
         overwrite=config.overwrite,
@@ -112,6 +117,7 @@ def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
         say(f"interrupted after step {trained.step}; --resume auto, the default, goes on")
         return FinetuneResult(config.out, trained, {}, None)
 
+    draw_statistics(config.out / "log.jsonl", config.out / "statistics.png")
     if "validation" in rows:
         best.restore(model)
     with torch.no_grad(), hardware.autocast():
@@ -144,6 +150,7 @@ def dry_run(config: FinetuneConfig) -> str:
     return "\n".join(
         [
             json.dumps(asdict(prepared.config), indent=1, default=str),
+            "",
             *prepared.describe(hardware),
             *guess.describe(prepared.config.training, hardware),
         ]

@@ -124,6 +124,8 @@ class PretrainConfig(Checked):
     """Seed of the drawn weights, of the pairs and masks, and of dropout."""
     training: TrainingConfig = CONFIG_DEFAULTS
     """How to train."""
+    snapshots: bool = False
+    """Keep the models of steps 0, 1, 2, 4, 8, … too, in out/snapshots."""
     resume: str = "auto"
     """auto: go on with the run in `out`, if there is one; none: begin anew; or a checkpoint."""
     overwrite: bool = False

@@ -5,13 +5,16 @@ The loss of a step is the mean over its masked tokens plus the mean over its pai
 stood ("sop"); either is answered by the next-sentence head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from bert.attention_entropy import attention_entropy
 from bert.pretraining import BertForPreTraining
 from bert.training.objective import Objective
+from bert.training.throughput import training_operations
 from pretrain.batches import PretrainingBatch
 
 
@@ -51,3 +54,16 @@ class PretrainingObjective(Objective[PretrainingBatch]):
         if self.pair_task is not None:
             sums[self.pair_task] = sums.pop("nsp")
         return sums
+
+    def operations(self, batch: PretrainingBatch) -> int:
+        """Count the matrix products: the masked-word head's at the masked tokens alone."""
+        return training_operations(
+            self.model.config,
+            batch.packed.sequences.lengths,
+            classes=2 if self.pair_task else 0,
+            decoded=len(batch.masked_labels) if self.is_masked else 0,
+        )
+
+    def study(self, batch: PretrainingBatch) -> Mapping[str, Any]:
+        """Measure how widely the heads look."""
+        return attention_entropy(self.model.bert, batch.packed)

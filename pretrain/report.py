@@ -11,7 +11,7 @@ from bert.training.result import TrainingResult
 from pretrain.config import PretrainConfig
 
 # Steps that one point of the drawn training loss averages, as a share of all.
-SMOOTHING = 0.01
+SMOOTHING = 0.03
 # What each loss is of, in the order of the panels.
 TITLES = {"mlm": "Masked words", "nsp": "Next sentences", "sop": "Sentence order"}
 FATES = {"masked": "[MASK]", "random": "random token", "kept": "kept token"}
@@ -51,12 +51,13 @@ def add_losses(figure: Any, log: Path) -> None:
     panels = figure.subplots(1, len(trained), squeeze=False)[0] if trained else []
     for axis, name in zip(panels, trained, strict=True):
         x = [line["tokens"] / 1e6 for line in steps]
-        y = _smooth([line["losses"][name] for line in steps])
-        axis.plot(x, y, color="0.6", linewidth=1, label="training")
+        y = [line["losses"][name] for line in steps]
+        axis.plot(x, y, color="0.87", linewidth=0.8)
+        axis.plot(x, _smooth(y), color="0.45", linewidth=1.2, label="training, averaged")
         if judged:
             x = [tokens_at[line["step"]] for line in judged]
             _draw_held_out(axis, name, x, [line["results"] for line in judged])
-        axis.set(title=TITLES[name], xlabel="million tokens", ylabel="loss, nats")
+        axis.set(title=TITLES[name], xlabel="million tokens", ylabel="loss, nats", xlim=(0, None))
         axis.legend(frameon=False, fontsize="small")
         axis.spines[["top", "right"]].set_visible(False)
 

@@ -7,7 +7,9 @@
         run.json            what was asked for, resolved; the data; the machine
         log.jsonl           each step and evaluation, see bert/training/log.py
         checkpoints/        where an interrupted run goes on
+        snapshots/          the models of steps 0, 1, 2, 4, 8, …, where they are asked for
         loss.png            the loss over the run, if matplotlib is installed
+        statistics.png      the lines of statistics over the run, where there are any
         model/              the trained model with its tokenizer and card, for us and transformers
 
 An interrupted run takes up what is there: the vocabulary, the data and the newest checkpoint.
@@ -35,9 +37,11 @@ from bert.training.estimate import estimate
 from bert.training.hardware import choose_hardware
 from bert.training.loop import train
 from bert.training.phases import Phase
+from bert.training.pictures import draw_statistics
 from bert.training.progress import say
 from bert.training.result import TrainingResult
 from bert.training.run_directory import refuse_file
+from bert.training.trackers import require_trackers
 from kernels import KernelSet
 from pretrain.batches import PretrainingBatch, PretrainingBatches, held_out_batches
 from pretrain.config import PretrainConfig
@@ -49,6 +53,7 @@ from pretrain.objective import PretrainingObjective
 from pretrain.preparation import prepare
 from pretrain.prepare import read_text
 from pretrain.report import draw_losses, model_card
+from pretrain.snapshots import Snapshots
 from pretrain.word_vectors import word_vectors
 
 
@@ -83,6 +88,7 @@ def pretrain(config: PretrainConfig, world: World = ALONE) -> PretrainResult:
     """
     refuse_file(config.out)
     config = config.resolved()
+    require_trackers(config.training.trackers)
     hardware = choose_hardware(config.training, world.local_rank)
     model_config = read_model_config(config)
     with world.first_goes_ahead():
@@ -125,6 +131,8 @@ def pretrain(config: PretrainConfig, world: World = ALONE) -> PretrainResult:
         config.training,
         config.out,
         evaluate=judge if held_out else None,
+        study_batch=held_out[0] if held_out else None,
+        on_step=_snapshots(config, model, tokenizer) if config.snapshots else None,
         identity=_identity(config, model_config, [corpus, *domain]),
         resume=config.resume,
         overwrite=config.overwrite,
@@ -136,6 +144,7 @@ def pretrain(config: PretrainConfig, world: World = ALONE) -> PretrainResult:
     if not world.is_first:
         return PretrainResult(config.out, trained, None)
     draw_losses(config.out / "log.jsonl", config.out / "loss.png")
+    draw_statistics(config.out / "log.jsonl", config.out / "statistics.png")
     card = model_card(config, model_config, corpus.manifest, trained)
     save_pretrained(model, config.out / "model", tokenizer, card)
     say(f"model: {config.out / 'model'}")
@@ -167,6 +176,7 @@ def dry_run(config: PretrainConfig) -> str:
     return "\n".join(
         [
             json.dumps(asdict(config), indent=1, default=str),
+            "",
             *guess.describe(config.training, hardware),
             *(["(guessed for the largest phase)"] if config.phases else []),
         ]
@@ -369,6 +379,18 @@ def _domain(config: PretrainConfig, tokenizer: Tokenizer) -> list[Corpus]:
     if not config.domain_files:
         return []
     return [open_corpus(config.domain_files, config.out / "data" / "domain", tokenizer)]
+
+
+def _snapshots(
+    config: PretrainConfig, model: BertForPreTraining, tokenizer: Tokenizer
+) -> Snapshots:
+    """Save the model on the way."""
+    size = sum(parameter.nbytes for parameter in model.parameters())
+
+    def save(directory: Path) -> None:
+        save_pretrained(model, directory, tokenizer)
+
+    return Snapshots(config.out / "snapshots", save, size)
 
 
 def _identity(

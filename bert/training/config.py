@@ -26,6 +26,8 @@ CHANGEABLE = frozenset(
         "keep_checkpoints",
         "loader_workers",
         "max_bad_steps",
+        "statistics_every",
+        "trackers",
         "device",
         "kernels",
         "threads",
@@ -76,6 +78,10 @@ class TrainingConfig(Checked):
     """Processes that prepare batches; 0: the training process does."""
     max_bad_steps: int = 5
     """NaN or infinite steps in a row that end the run."""
+    statistics_every: int | None = None
+    """Log norms, update ratios and attention entropy every so many steps; None: never."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where the log's numbers are shown too; each is an extra of its name."""
     seed: int = 0
     """Seed of dropout."""
     device: str = "auto"
@@ -142,6 +148,17 @@ class TrainingConfig(Checked):
         self._require("keep_checkpoints", "1 or more", self.keep_checkpoints >= 1)
         self._require("loader_workers", "0 or more", self.loader_workers >= 0)
         self._require("max_bad_steps", "1 or more", self.max_bad_steps >= 1)
+        self._require(
+            "statistics_every",
+            "1 step or more, or None",
+            self.statistics_every is None or self.statistics_every >= 1,
+        )
+        known = ("tensorboard", "wandb", "trackio")
+        self._require(
+            "trackers",
+            f"any of {', '.join(known)}, each once",
+            set(self.trackers) <= set(known) and len(set(self.trackers)) == len(self.trackers),
+        )
         self._require("seed", "0 or more, below 2**63", 0 <= self.seed < 2**63)
         cores = os.cpu_count() or 1
         self._require(

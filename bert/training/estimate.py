@@ -1,20 +1,15 @@
 """What a training run will take, guessed from the model's shape: memory, and time."""
 
 import math
-import statistics
-import time
 from dataclasses import dataclass
-
-import torch
 
 from bert.config import BertConfig
 from bert.training.config import TrainingConfig
 from bert.training.hardware import Hardware
+from bert.training.throughput import matmul_speed, training_operations
 
 MATMUL_SHARE = 0.7
 """What a step reaches of the speed of its largest matrix products, as measured on a CPU."""
-PROBE_SECONDS = 0.2
-"""Wall clock that measuring that speed takes."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +74,8 @@ def estimate(
     activations = batch_tokens * (
         6 * hidden + layers * layer_bytes(model, mean_length)
     ) + decoded_tokens * 4 * (2 * model.vocab_size + 6 * hidden)
-    # A multiplication and an addition each way; backward is twice the forward pass.
-    per_token = layers * (4 * hidden**2 + 2 * hidden * inner + 2 * hidden * mean_length)
-    per_decoded = hidden**2 + hidden * model.vocab_size
-    operations = 6 * (batch_tokens * per_token + decoded_tokens * per_decoded)
+    lengths = [max(round(mean_length), 1)] * max(round(batch_tokens / mean_length), 1)
+    operations = training_operations(model, lengths, decoded=round(decoded_tokens))
     speed = MATMUL_SHARE * matmul_speed(hardware, max(round(batch_tokens), 1), hidden, inner)
     return Estimate(
         parameters,
@@ -102,20 +95,6 @@ def layer_bytes(model: BertConfig, length: float) -> float:
     drops = model.attention_probs_dropout_prob > 0
     attention = (9 if drops else 4) * model.num_attention_heads * length
     return 34 * model.hidden_size + 8 * model.intermediate_size + attention
-
-
-def matmul_speed(hardware: Hardware, rows: int, columns: int, inner: int) -> float:
-    """Measure operations a second of [rows, columns] · [columns, inner]."""
-    dtype = getattr(torch, hardware.precision)
-    left = torch.randn(rows, columns, device=hardware.device).to(dtype)
-    right = torch.randn(columns, inner, device=hardware.device).to(dtype)
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < PROBE_SECONDS:
-        started = time.perf_counter()
-        product = left @ right
-        product[0, 0].item()  # waits for a GPU
-        times.append(time.perf_counter() - started)
-    return 2 * rows * columns * inner / statistics.median(times)
 
 
 def _duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ when it goes on. A number that JSON can't say is a string: "nan", "inf", "-inf".
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,19 @@ from typing import Any
 class RunLog:
     """The writer; every line is handed to the operating system at once.
 
+    Args:
+        path: of the file; made if it isn't there.
+        mirror: called with a line's kind, step and values once the line is written.
+
     Raises:
         OSError: the file can't be written, or is a symbolic link.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, mirror: Callable[[str, int, dict[str, Any]], None] | None = None
+    ) -> None:
         self.path = path
+        self._mirror = mirror
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         self._file = open(os.open(path, flags, 0o666), "wb", buffering=0)  # noqa: SIM115
 
@@ -59,6 +66,8 @@ class RunLog:
             raise OSError(error.errno, message, str(self.path)) from error
         if written != len(line):
             raise OSError(f"{self.path}: wrote {written} of a line's {len(line)} bytes")
+        if self._mirror is not None:
+            self._mirror(kind, step, values)
 
     def sync(self) -> None:
         """Wait until the log is on the disk."""

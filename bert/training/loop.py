@@ -12,8 +12,8 @@ decide the same; the first alone has the directory of the run, evaluates and wri
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,10 @@ from bert.training.state import (
     save_checkpoint,
     state_tensors,
 )
+from bert.training.statistics import watch_step
 from bert.training.step import StepOutcome, take_step
+from bert.training.throughput import peak_memory, peak_speed
+from bert.training.trackers import Trackers, require_trackers
 
 Evaluation = Callable[[], Mapping[str, float]]
 
@@ -56,6 +59,8 @@ def train(
     run_dir: Path,
     *,
     evaluate: Evaluation | None = None,
+    study_batch: Any = None,
+    on_step: Callable[[int], None] | None = None,
     identity: Mapping[str, Any] | None = None,
     resume: str | Path = "auto",
     overwrite: bool = False,
@@ -74,6 +79,9 @@ def train(
         evaluate: returns named numbers; runs in eval mode, without gradients, in the precision
             of the training, every `config.evaluate_every` and at the end. It must not change
             the objective: a signal ends it half-way.
+        study_batch: the micro-batch that `objective.study` looks at; None: the first of training.
+        on_step: called with the finished steps before the first step, or the one after a resume,
+            and after each; it must not change the objective.
         identity: what else makes this run this run (data, tokenizer, model), as JSON; a resumed
             run refuses another.
         resume: "auto" (the newest whole checkpoint, or a fresh start), "none", or a checkpoint.
@@ -89,10 +97,12 @@ def train(
         TrainingDiverged: `config.max_bad_steps` steps in a row were NaN or infinite.
         ProcessLost: another process has ended, or is silent.
     """
+    require_trackers(config.trackers)
     place = RunDirectory(Path(run_dir)) if world.is_first else nullcontext()
     with place as directory, Interrupts() as interrupts:
         run = _Run(objective, batches, config, directory, interrupts, clock, world)
         run.evaluation, run.reserve_seconds = evaluate, reserve_seconds
+        run.study_batch, run.on_step = study_batch, on_step
         run.begin(resume, overwrite, identity or {})
         with closing(run):
             try:
@@ -133,6 +143,8 @@ class _Run:
         self.world = world
         self.evaluation: Evaluation | None = None
         self.reserve_seconds = 0.0
+        self.study_batch: Any = None
+        self.on_step: Callable[[int], None] | None = None
 
     def begin(self, resume: str | Path, overwrite: bool, identity: Mapping[str, Any]) -> None:
         """Take up the state of a checkpoint, or the one before the first step."""
@@ -155,9 +167,17 @@ class _Run:
             "machine": self.identity.machine,
             "parameter_groups": describe_groups(self.optimizer),
         }
+        self.peak = 0.0
+        if type(self.objective).operations is not Objective.operations:
+            self.peak = peak_speed(self.hardware)
+            description["peak_operations_per_second"] = self.peak
+        trackers, home, log = (), Path(os.devnull), Path(os.devnull)
         if self.directory is not None:
             self.directory.describe(description)
-        self.log = RunLog(Path(os.devnull) if self.directory is None else self.directory.log)
+            trackers, home = self.config.trackers, self.directory.trackers
+            log = self.directory.log
+        self.trackers = Trackers(trackers, home, self.state.step, description)
+        self.log = RunLog(log, self.trackers.write)
         cut = self.log.cut_after(self.state.step, self.state.evaluated_step)
         if cut:
             say(f"{self.log.path}: {cut} lines dropped, later than step {self.state.step}")
@@ -186,6 +206,7 @@ class _Run:
         source = Source(self.config.accumulation, self.config.loader_workers, self.world)
         with closing(source):
             while True:
+                self.tell_step()
                 is_finished = not self.has_room()
                 if is_finished or self.is_evaluation_due():
                     self.evaluate()
@@ -195,6 +216,13 @@ class _Run:
                 if is_finished:
                     return
                 self.step(source)
+
+    def tell_step(self) -> None:
+        """Call `on_step` in the first process, while the others wait."""
+        if self.on_step is not None:
+            if self.world.is_first:
+                self.on_step(self.state.step)
+            self.world.wait_for_all()
 
     def step(self, source: Source) -> None:
         """Take the next optimiser step, and write down what it was."""
@@ -209,16 +237,18 @@ class _Run:
         alone = self.world.is_alone
         with self.interrupts.abandonable() if alone else nullcontext():
             window = source.window()
-        outcome = take_step(
-            self.objective,
-            self.optimizer,
-            window,
-            self.config,
-            self.hardware,
-            self.interrupts.check if alone else lambda: None,
-            self.world,
-            state.loss_scale,
-        )
+        watch = watch_step(self.objective, self.optimizer) if self.is_watched() else None
+        with watch or nullcontext({}) as statistics:
+            outcome = take_step(
+                self.objective,
+                self.optimizer,
+                window,
+                self.config,
+                self.hardware,
+                self.interrupts.check if alone else lambda: None,
+                self.world,
+                state.loss_scale,
+            )
         own_tokens = sum(phase.batches.tokens(batch) for _, batch in window)
         tokens = sum(self.world.gather(own_tokens))
         state.step += 1
@@ -234,6 +264,7 @@ class _Run:
             "learning_rate": rate,
             "tokens": state.tokens,
             "tokens_per_second": speed,
+            **self.utilization(window, seconds),
             "elapsed": state.elapsed,
         }
         if outcome.is_overflow:
@@ -250,6 +281,41 @@ class _Run:
                 state.loss_scale, state.loss_scale_age, outcome.is_overflow
             )
         self.bar.update(state, speed)
+        if statistics:
+            self.study(statistics)
+
+    def utilization(self, window: list[tuple[int, Any]], seconds: float) -> dict[str, float]:
+        """Return the share of its peak that this process reached in a step, where it is known."""
+        operations = sum(self.objective.operations(batch) for _, batch in window)
+        if not operations or not self.peak or seconds <= 0:
+            return {}
+        return {"utilization": round(operations / seconds / self.peak, 4)}
+
+    def is_watched(self) -> bool:
+        """Say whether this process writes a line of statistics of the next step."""
+        every = self.config.statistics_every
+        return self.world.is_first and every is not None and (self.state.step + 1) % every == 0
+
+    def study(self, statistics: dict[str, Any]) -> None:
+        """Log what the last step did, with what the objective has to show of itself."""
+        if self.study_batch is None:
+            self.study_batch = self.phases[0].batches[0]
+        try:
+            with self.looking():
+                shown = self.objective.study(self.study_batch.to(self.hardware.device))
+        except Interrupted:
+            return  # heeded before the next step, by all processes
+        self.log.write("statistics", self.state.step, **statistics, **shown)
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Run the objective in evaluation mode; a signal ends it half-way."""
+        self.objective.eval()
+        try:
+            with self.interrupts.abandonable(), torch.no_grad(), self.hardware.autocast():
+                yield
+        finally:
+            self.objective.train()
 
     def report_bad_step(self, outcome: StepOutcome) -> None:
         """Tell of a step that was not taken, and end the run at too many in a row."""
@@ -278,19 +344,19 @@ class _Run:
         state.evaluated_step, state.evaluated_tokens = state.step, state.tokens
         state.elapsed = state.evaluated_at = state_elapsed
         state.evaluation_seconds = max(state.evaluation_seconds, state_elapsed - started)
-        self.log.write("evaluation", state.step, results=results, elapsed=state_elapsed)
+        memory = peak_memory(self.hardware.device)
+        self.log.write(
+            "evaluation", state.step, results=results, elapsed=state_elapsed, peak_memory=memory
+        )
         say(f"step {state.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
 
     def results_of(self, evaluation: Evaluation) -> dict[str, float] | None:
         """Evaluate; None if a signal ended it half-way."""
-        self.objective.eval()
         try:
-            with self.interrupts.abandonable(), torch.no_grad(), self.hardware.autocast():
+            with self.looking():
                 return {name: float(value) for name, value in evaluation().items()}
         except Interrupted:
             return None
-        finally:
-            self.objective.train()
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one; then drop the oldest."""
@@ -309,7 +375,8 @@ class _Run:
         self.world.wait_for_all()
         seconds = self.elapsed() - state.saved_at
         state.save_seconds = max(state.save_seconds, seconds)
-        self.log.write("checkpoint", state.step, name=name, seconds=seconds)
+        memory = peak_memory(self.hardware.device)
+        self.log.write("checkpoint", state.step, name=name, seconds=seconds, peak_memory=memory)
 
     def has_room(self, seconds: float = 0.0) -> bool:
         """Say whether the budget has room for one more step, after `seconds` of something else."""
@@ -376,6 +443,7 @@ class _Run:
         )
 
     def close(self) -> None:
-        """Close the log and the bar."""
+        """Close the log, the trackers and the bar."""
         self.log.close()
+        self.trackers.close()
         self.bar.close()

@@ -1,7 +1,8 @@
 """What a task must offer so that the loop can train it."""
 
 from abc import ABC, abstractmethod
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -57,3 +58,20 @@ class Objective(nn.Module, Generic[BatchT], ABC):
         Returns:
             Sums in float32 (float64 for a float64 model).
         """
+
+    def operations(self, batch: BatchT) -> int:
+        """Return what a forward and a backward pass take on a batch that is still on the CPU.
+
+        Floating-point operations, as throughput.py counts them. Where nobody has counted them,
+        as here, the log tells no utilization.
+        """
+        return 0
+
+    def study(self, batch: BatchT) -> Mapping[str, Any]:
+        """Return more for a line of statistics, as JSON, from a look at a batch.
+
+        Args:
+            batch: on the device of the parameters; the objective is in evaluation mode, and
+                nothing may change.
+        """
+        return {}

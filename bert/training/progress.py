@@ -1,4 +1,4 @@
-"""What a user sees while a run goes: one bar, and lines above it."""
+"""What a user sees while a run goes: one bar and lines above it; without a terminal, lines."""
 
 import sys
 
@@ -8,6 +8,11 @@ from bert.training.distributed import is_first_process
 from bert.training.span import Span
 from bert.training.state import TrainingState
 
+LINE_SHARE = 0.1
+"""Of the budget: what is between two lines where no terminal is, at most."""
+LINE_SECONDS = 30.0
+"""Of the run: the same, in time."""
+
 
 def say(message: str) -> None:
     """Print a line to the standard error, above the bar if there is one; only the first does."""
@@ -16,11 +21,13 @@ def say(message: str) -> None:
 
 
 class ProgressBar:
-    """A bar over the budget, whatever it counts; nothing where no terminal is."""
+    """A bar over the budget, whatever it counts; where no terminal is, a line now and then."""
 
     def __init__(self, total: Span) -> None:
         self._total = total
         self._speed: float | None = None
+        self._next_part = 0
+        self._next_at = 0.0
         self._bar = tqdm(
             total=1.0,
             bar_format="{percentage:3.0f}%|{bar}| {desc}",
@@ -35,8 +42,19 @@ class ProgressBar:
         self._speed = 0.95 * before + 0.05 * tokens_per_second
         done, left = share_and_seconds_left(self._total, state)
         text = describe(self._total, state, self._speed, left)
-        self._bar.set_description_str(text, refresh=False)
-        self._bar.update(done - self._bar.n)
+        if self._bar.disable:
+            self._tell_when_due(text, done, state.elapsed)
+        else:
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.update(done - self._bar.n)
+
+    def _tell_when_due(self, text: str, done: float, elapsed: float) -> None:
+        """Print the text as a line, so that a log file shows life."""
+        part = int(done / LINE_SHARE + 1e-9)
+        if part >= self._next_part or elapsed >= self._next_at:
+            self._next_part = part + 1
+            self._next_at = elapsed + LINE_SECONDS
+            say(text)
 
     def close(self) -> None:
         """Leave the bar as it is."""

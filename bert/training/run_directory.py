@@ -4,6 +4,8 @@
         run.json        what the run is: configuration, data, hardware
         log.jsonl       see log.py
         checkpoints/    see state.py
+        snapshots/      models of the steps on the way, where they are asked for
+        trackers/       see trackers.py
         lock            held while a process trains here
 
 RUN_DIR itself may be a symbolic link to a directory, and is resolved once. Links in it are
@@ -44,6 +46,16 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def snapshots(self) -> Path:
+        """Where the models of the steps on the way lie, if any."""
+        return self.path / "snapshots"
+
+    @property
+    def trackers(self) -> Path:
+        """Where trackers keep what they keep with the run."""
+        return self.path / "trackers"
+
+    @property
     def log(self) -> Path:
         """The JSONL log."""
         return self.path / "log.jsonl"
@@ -57,7 +69,8 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self.path = self.path.resolve()
         lock = self.path / "lock"
-        for path in (lock, self.checkpoints, self.log, self.description):
+        own = (self.checkpoints, self.snapshots, self.trackers, self.log, self.description)
+        for path in (lock, *own):
             if path.is_symlink():
                 raise ValueError(f"run_dir: expected no symbolic link in it, got {path}")
         self._take(lock)
@@ -83,7 +96,9 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Delete the run that is here, and nothing else."""
-        shutil.rmtree(self.checkpoints)
+        for made in (self.checkpoints, self.snapshots, self.trackers):
+            if made.exists():
+                shutil.rmtree(made)
         self.checkpoints.mkdir()
         self.log.unlink(missing_ok=True)
         self.description.unlink(missing_ok=True)

@@ -93,3 +93,15 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
         "scikit-learn is missing; install the extra report: pip install -e .[report]"
     )
     assert error.value.name == "sklearn"  # by which the command line knows it
+
+
+@pytest.mark.filterwarnings("ignore:A single label")
+def test_predictions_of_one_class_are_told_in_a_line():
+    labels = np.array([0, 1, 2, 1])
+    same = np.tile(np.array([[0.0, 2.0, 1.0]], np.float32), (4, 1))
+    hint = "Hint: all 4 predictions are 'fair': nothing was learned"
+    assert sum(line.startswith(hint) for line in score(same, labels, NAMES).text.splitlines()) == 1
+    varied = same.copy()
+    varied[0, 0] = 9.0
+    assert "Hint" not in score(varied, labels, NAMES).text
+    assert "Hint" not in score(same, np.array([1, 1, 1, 1]), NAMES).text  # as it should be

@@ -49,5 +49,24 @@ def test_the_bar_is_for_terminals_and_lines_are_for_all(monkeypatch, stream):
     bar.close()
     shown = sys.stderr.getvalue()
     assert "a line\n" in shown
-    assert ("100%" in shown and "loss 1.5000, 110 tokens/s" in shown) == (stream is Terminal)
-    assert ("%" in shown) == (stream is Terminal)
+    assert ("100%" in shown) == ("%" in shown) == (stream is Terminal)
+    assert "loss 1.5000, 110 tokens/s" in shown
+
+
+@pytest.mark.parametrize(
+    ("steps", "taken", "step_seconds", "told"),
+    [
+        (200, 200, 0.01, [1, *range(20, 201, 20)]),  # each tenth of the budget
+        (1000, 99, 1.0, [1, 31, 61, 91]),  # within a tenth, each half minute
+        (3, 3, 1.0, [1, 2, 3]),
+    ],
+)
+def test_without_a_terminal_a_line_comes_each_tenth_or_half_minute(
+    monkeypatch, steps, taken, step_seconds, told
+):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    bar = ProgressBar(Span(steps=steps))
+    for step in range(1, taken + 1):
+        bar.update(TrainingState(step=step, loss=2.0, elapsed=step * step_seconds), 100.0)
+    lines = sys.stderr.getvalue().splitlines()
+    assert [int(line.split()[1].partition("/")[0]) for line in lines] == told

@@ -76,7 +76,9 @@ def test_the_directory_may_be_a_link(tmp_path):
 
 
 @pytest.mark.errors
-@pytest.mark.parametrize("name", ["lock", "log.jsonl", "checkpoints", "run.json"])
+@pytest.mark.parametrize(
+    "name", ["lock", "log.jsonl", "checkpoints", "snapshots", "trackers", "run.json"]
+)
 @pytest.mark.parametrize("target", ["there", "nowhere"])
 def test_links_in_it_are_refused_and_their_targets_left(tmp_path, name, target):
     (tmp_path / "there").write_text("precious")
@@ -140,7 +142,8 @@ def test_clearing_deletes_the_run_and_nothing_else(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with RunDirectory(tmp_path) as run:
         assert not run.has_run()
-        (run.checkpoints / "step-00000001").mkdir()
+        for place in (run.checkpoints, run.snapshots, run.trackers):
+            (place / "step-00000001").mkdir(parents=True)
         assert run.has_run()
         run.log.touch()
         run.describe({"config": 1})
