@@ -23,11 +23,11 @@ class Pooler(nn.Module):
     ) -> Float[Tensor, "seqs hidden"]:
         """Pool each sequence; one of no tokens has no [CLS] and gets zeros."""
         starts = sequences.cu_seqlens[:-1].long()
-        if 0 not in sequences.lengths:
+        if not sequences.has_empty:
             return torch.tanh(self.dense(hidden.index_select(0, starts)))
         has_tokens = sequences.cu_seqlens.diff() > 0
         firsts = torch.tanh(self.dense(hidden.index_select(0, starts[has_tokens])))
-        pooled = firsts.new_zeros(len(sequences.lengths), firsts.shape[-1])
+        pooled = firsts.new_zeros(len(starts), firsts.shape[-1])
         return pooled.index_copy(0, has_tokens.nonzero().squeeze(1), firsts)
 
 

@@ -32,6 +32,16 @@ class PackedSequences:
     cu_seqlens: Int32[Tensor, " seqs_plus_one"]
     max_seqlen: int
     lengths: tuple[int, ...] = field(repr=False)
+    # Compiled code asks for these two, and not for the lengths that they follow from: it would be
+    # compiled again for each batch whose lengths are others.
+    tokens: int = field(init=False, repr=False)
+    """The number of rows in the packed batch."""
+    has_empty: bool = field(init=False, repr=False)
+    """Whether a sequence has no tokens."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", sum(self.lengths))
+        object.__setattr__(self, "has_empty", 0 in self.lengths)
 
     @staticmethod
     def from_lengths(
@@ -48,14 +58,6 @@ class PackedSequences:
     def offsets(self) -> tuple[int, ...]:
         """`cu_seqlens` on the host."""
         return (0, *accumulate(self.lengths))
-
-    @property
-    def tokens(self) -> int:
-        """The number of rows in the packed batch.
-
-        Not the last of `offsets`: torch.compile can't enter a cached property's lock.
-        """
-        return sum(self.lengths)
 
     def to(self, device: torch.device | str) -> "PackedSequences":
         """Move `cu_seqlens`; the host's copy stays."""

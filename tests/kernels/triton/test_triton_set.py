@@ -5,6 +5,7 @@ import torch
 
 from bert import BertConfig
 from bert.encoder import Layer
+from bert.heads import Pooler
 from bert.model import init_weights
 from bert.packing import PackedBatch
 from bert.pretraining import BertForPreTraining
@@ -112,6 +113,35 @@ def test_a_layer_compiles_as_one_graph():
     )
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.compile
+def test_batches_of_other_lengths_are_not_compiled_again():
+    """The first batch is compiled as it is, the second for any lengths, the others not at all."""
+    torch.manual_seed(0)
+    layer, pooler = Layer(CONFIG, TRITON, 1).train(), Pooler(CONFIG)
+    init_weights(layer, CONFIG)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    def call(hidden, sequences, seed):
+        return pooler(layer(hidden, sequences, seed), sequences).sin().sum()
+
+    compiled = torch.compile(call, fullgraph=True, backend=backend)
+    for step, lengths in enumerate([(5, 2), (4, 3, 9), (7, 2), (2, 2, 2, 3), (11, 6)]):
+        sequences, seed = PackedSequences.from_lengths(lengths), torch.tensor(step)
+        hidden = torch.randn(sum(lengths), 32, requires_grad=True)
+        got, want = (
+            torch.autograd.grad(run_it(hidden, sequences, seed), [hidden, *layer.parameters()])
+            for run_it in (compiled, call)
+        )
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b)
+    assert len(graphs) == 2
 
 
 def test_lamb_in_the_loop_is_resumed_to_the_bit(tmp_path, monkeypatch):
