@@ -75,8 +75,7 @@ def dkdv_tile(target: str, head_dim: int, dtype: torch.dtype, has_dropout: bool)
     if target.startswith("gfx"):
         if head_dim < 64:  # 4 warps would do half of the products for dkey and dvalue twice
             return {**tile, "QUERIES": 64, "KEYS": 64, "num_warps": 2}
-        keys = 32 if has_dropout and head_dim > 64 else 64
-        return {**tile, "QUERIES": 128, "KEYS": keys, "num_warps": 4}
+        return {**tile, "QUERIES": 128, "KEYS": 32 if head_dim > 64 else 64, "num_warps": 4}
     if head_dim > 64:
         hopper = target in ("", "sm90")
         return {**tile, "QUERIES": 128, "num_warps": 8} if hopper and has_dropout else tile
