@@ -1,6 +1,5 @@
 """The gradient of one optimiser step, whatever the number of micro-batches that it is cut into."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,11 +107,12 @@ def _losses_of_all(
     return WindowLosses(means, {index: part for _, pairs in everyones for index, part in pairs})
 
 
-def _total(counts: Iterable[Mapping[str, Any]]) -> Counter[str]:
+def _total(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Add up by name."""
-    total: Counter[str] = Counter()
+    total: dict[str, Any] = {}
     for count in counts:
-        total.update(count)
+        for name, value in count.items():
+            total[name] = total.get(name, 0) + value
     return total
 
 
