@@ -138,6 +138,7 @@ def cpu_lines() -> list[str]:
 def draw_curves(outcome: Outcome) -> None:
     """Draw pretraining's losses above, and the accuracy on the validation file below."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator, PercentFormatter
 
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     parts: Any = figure.subfigures(2, 1)
@@ -159,7 +160,8 @@ def draw_curves(outcome: Outcome) -> None:
     axis.set(title="Film reviews: accuracy on the validation set", xlabel="seconds")
     low, high = axis.get_ylim()
     axis.set(xlim=(0, None), ylim=(min(low, 0.45), max(high, 0.65)))
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.yaxis.set_major_locator(MultipleLocator(0.05))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(outcome.out / "losses.png", dpi=150)
