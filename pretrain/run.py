@@ -24,9 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bert.checkpoint import load_pretrained
 from bert.config import BertConfig
 from bert.pretraining import BertForPreTraining
 from bert.saving import save_pretrained
@@ -42,7 +40,6 @@ from bert.training.progress import say
 from bert.training.result import TrainingResult
 from bert.training.run_directory import refuse_file
 from bert.training.trackers import require_trackers
-from kernels import KernelSet
 from pretrain.batches import PretrainingBatch, PretrainingBatches, held_out_batches
 from pretrain.config import PretrainConfig
 from pretrain.corpus import TOKENIZER, Corpus
@@ -54,7 +51,12 @@ from pretrain.preparation import prepare
 from pretrain.prepare import read_text
 from pretrain.report import draw_losses, model_card
 from pretrain.snapshots import Snapshots
-from pretrain.word_vectors import word_vectors
+from pretrain.start import (
+    build_model,
+    check_vocabulary,
+    read_model_config,
+    start_from_counts,
+)
 
 
 @dataclass(frozen=True)
@@ -183,42 +185,6 @@ def dry_run(config: PretrainConfig) -> str:
     )
 
 
-def read_model_config(config: PretrainConfig) -> BertConfig:
-    """Find the model's shape: a preset's, a config.json's, or a saved model's.
-
-    Raises:
-        ValueError: there is none, or pairs of `max_length` don't fit into it.
-    """
-    path = Path(config.model)
-    if config.is_preset:
-        shape = BertConfig.preset(config.model)
-    elif path.exists():
-        shape = BertConfig.load(path)
-    else:
-        raise ValueError(
-            f"model: expected a preset, a config.json or a model directory, got {config.model!r}"
-        )
-    if config.dropout is not None:
-        shape = replace(
-            shape,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-        )
-    if config.initializer_range is not None:
-        shape = replace(shape, initializer_range=config.initializer_range)
-    if shape.max_position_embeddings < config.max_length:
-        raise ValueError(
-            f"max_length: expected at most the model's max_position_embeddings, "
-            f"{shape.max_position_embeddings}, got {config.max_length}"
-        )
-    if config.pair_task is not None and shape.type_vocab_size < 2:
-        raise ValueError(
-            f"model: expected 2 segment types for pairs, got type_vocab_size "
-            f"{shape.type_vocab_size}"
-        )
-    return shape
-
-
 def find_tokenizer(config: PretrainConfig) -> Tokenizer:
     """Load the tokenizer that was given or that this run has learned, or learn one."""
     if not config.is_learned:
@@ -238,24 +204,6 @@ def find_tokenizer(config: PretrainConfig) -> Tokenizer:
     tokenizer.save(partial, model_max_length=config.max_length)
     partial.rename(home)
     return tokenizer
-
-
-def check_vocabulary(model: BertConfig, tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer whose ids the model's embedding doesn't hold.
-
-    Raises:
-        ValueError: it has more tokens, or another padding token.
-    """
-    if tokenizer.vocab_size > model.vocab_size:
-        raise ValueError(
-            f"tokenizer: expected at most the model's vocab_size, {model.vocab_size} tokens, "
-            f"got {tokenizer.vocab_size}"
-        )
-    if model.pad_token_id not in (None, tokenizer.pad_id):
-        raise ValueError(
-            f"tokenizer: expected the model's pad_token_id, {model.pad_token_id}, "
-            f"got {tokenizer.pad_id}"
-        )
 
 
 def open_corpus(files: tuple[Path, ...], home: Path, tokenizer: Tokenizer) -> Corpus:
@@ -283,44 +231,6 @@ def _training_corpus(config: PretrainConfig, tokenizer: Tokenizer) -> Corpus:
     corpus = Corpus.open(config.data, verify=True)
     corpus.check_tokenizer(tokenizer)
     return corpus
-
-
-def build_model(
-    config: PretrainConfig, model_config: BertConfig, kernels: KernelSet
-) -> BertForPreTraining:
-    """Draw a model's weights, or take those of a saved one."""
-    torch.manual_seed(config.seed)
-    if config.is_drawn:
-        return BertForPreTraining(model_config, kernels)
-    changes = _changes(config, model_config)
-    return load_pretrained(config.model, BertForPreTraining, kernels=kernels, **changes)
-
-
-@torch.no_grad()
-def start_from_counts(
-    model: BertForPreTraining, corpora: Sequence[Corpus], unigram: Tensor, seed: int
-) -> None:
-    """Put what counting the text tells into the weights that it tells of.
-
-    The word embedding gets the corpora's word vectors, scaled like the other initial weights; the
-    masked-word head's bias gets the log frequencies, so that the loss begins at the unigram loss.
-    Resumed runs overwrite both with their checkpoint.
-    """
-    vectors = word_vectors(corpora, model.config.hidden_size, seed)
-    vectors *= model.config.initializer_range
-    word = model.bert.embeddings.word.weight
-    word[: len(vectors)] = torch.where(vectors != 0, vectors, word[: len(vectors)])
-    model.mlm_head.bias[: len(unigram)] = unigram.to(model.mlm_head.bias.dtype)
-
-
-def _changes(config: PretrainConfig, model_config: BertConfig) -> dict[str, Any]:
-    """List what the run sets anew in a saved model's configuration."""
-    if config.dropout is None:
-        return {}
-    return {
-        "hidden_dropout_prob": model_config.hidden_dropout_prob,
-        "attention_probs_dropout_prob": model_config.attention_probs_dropout_prob,
-    }
 
 
 def _phases(

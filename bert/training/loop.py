@@ -35,8 +35,7 @@ from bert.training.progress import ProgressBar, say
 from bert.training.result import TrainingResult
 from bert.training.resume import check_identity, find_common_start, make_way
 from bert.training.run_directory import RunDirectory
-from bert.training.schedule import is_due, is_spent, learning_rate, progress_at
-from bert.training.span import Place
+from bert.training.schedule import learning_rate
 from bert.training.state import (
     Identity,
     TrainingState,
@@ -47,6 +46,7 @@ from bert.training.state import (
 from bert.training.statistics import watch_step
 from bert.training.step import StepOutcome, take_step
 from bert.training.throughput import peak_memory, peak_speed
+from bert.training.timetable import Timetable
 from bert.training.trackers import Trackers, require_trackers
 
 Evaluation = Callable[[], Mapping[str, float]]
@@ -100,9 +100,10 @@ def train(
     require_trackers(config.trackers)
     place = RunDirectory(Path(run_dir)) if world.is_first else nullcontext()
     with place as directory, Interrupts() as interrupts:
-        run = _Run(objective, batches, config, directory, interrupts, clock, world)
-        run.evaluation, run.reserve_seconds = evaluate, reserve_seconds
-        run.study_batch, run.on_step = study_batch, on_step
+        # First of all: torch's first optimiser takes seconds of imports, within the budget.
+        timetable = Timetable(config, clock, world, reserve_seconds)
+        run = _Run(objective, batches, config, directory, interrupts, timetable, world)
+        run.evaluation, run.study_batch, run.on_step = evaluate, study_batch, on_step
         run.begin(resume, overwrite, identity or {})
         with closing(run):
             try:
@@ -122,14 +123,9 @@ class _Run:
         config: TrainingConfig,
         directory: RunDirectory | None,
         interrupts: Interrupts,
-        clock: Callable[[], float],
+        timetable: Timetable,
         world: World,
     ) -> None:
-        # First of all: torch's first optimiser takes seconds of imports, within the budget.
-        self._clock_at_zero = clock()
-        self.total = config.total()
-        self.evaluate_every = config.every("evaluate_every")
-        self.checkpoint_every = config.every("checkpoint_every")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.hardware = choose_hardware(config, world.local_rank)
@@ -139,10 +135,9 @@ class _Run:
         self.config = config
         self.directory = directory
         self.interrupts = interrupts
-        self.clock = clock
+        self.timetable = timetable
         self.world = world
         self.evaluation: Evaluation | None = None
-        self.reserve_seconds = 0.0
         self.study_batch: Any = None
         self.on_step: Callable[[int], None] | None = None
 
@@ -160,7 +155,7 @@ class _Run:
             make_way(self.directory, start, say)
         self.world.copy_from_first(state_tensors(self.objective).values())
 
-        self._clock_at_zero -= self.state.elapsed
+        self.timetable.follow(self.state)
         description = {
             "config": asdict(self.config),
             "identity": self.identity.fixed,
@@ -183,7 +178,7 @@ class _Run:
             say(f"{self.log.path}: {cut} lines dropped, later than step {self.state.step}")
         came_from = None if start.checkpoint is None else str(start.checkpoint.path)
         self.log.write("start", self.state.step, checkpoint=came_from, **description)
-        if came_from is not None and not self.has_room():
+        if came_from is not None and not self.timetable.has_room():
             say(
                 f"step {self.state.step} is the last of the budget of {self.config.budget}: "
                 "nothing is left to train"
@@ -195,7 +190,7 @@ class _Run:
                 f"on {self.hardware.device}, {self.hardware.precision} ({self.hardware.reason})"
                 f"{processes}"
             )
-        self.bar = ProgressBar(self.total)
+        self.bar = ProgressBar(self.timetable.total)
 
     def go_on(self) -> None:
         """Train to the end of the budget.
@@ -207,10 +202,10 @@ class _Run:
         with closing(source):
             while True:
                 self.tell_step()
-                is_finished = not self.has_room()
-                if is_finished or self.is_evaluation_due():
+                is_finished = not self.timetable.has_room()
+                if is_finished or self.timetable.is_evaluation_due():
                     self.evaluate()
-                if is_finished or self.is_checkpoint_due():
+                if is_finished or self.timetable.is_checkpoint_due():
                     self.save()
                 self.check_interrupts()
                 if is_finished:
@@ -226,8 +221,8 @@ class _Run:
 
     def step(self, source: Source) -> None:
         """Take the next optimiser step, and write down what it was."""
-        state, started = self.state, self.elapsed()
-        progress = progress_at(self.total, self.place(), self.reserve())
+        state, started = self.state, self.timetable.elapsed()
+        progress = self.timetable.progress()
         rate = learning_rate(self.config, progress)
         set_learning_rate(self.optimizer, rate)
         phase = phase_at(self.phases, progress)
@@ -253,7 +248,7 @@ class _Run:
         tokens = sum(self.world.gather(own_tokens))
         state.step += 1
         state.tokens += tokens
-        state.elapsed = self.elapsed()
+        state.elapsed = self.timetable.elapsed()
         seconds = state.elapsed - started
         state.step_seconds = max(seconds, 0.9 * state.step_seconds)
         speed = tokens / seconds if seconds > 0 else 0.0
@@ -333,13 +328,13 @@ class _Run:
         """Evaluate the parameters of this step, unless that is done or can't be."""
         if self.evaluation is None or self.state.evaluated_step == self.state.step:
             return
-        started = self.elapsed()
+        started = self.timetable.elapsed()
         own = self.results_of(self.evaluation) if self.world.is_first else None
         self.world.wait_for_all()
         results = self.world.from_first(own)
         if results is None:
             raise Interrupted
-        state, state_elapsed = self.state, self.elapsed()
+        state, state_elapsed = self.state, self.timetable.elapsed()
         state.evaluation = results
         state.evaluated_step, state.evaluated_tokens = state.step, state.tokens
         state.elapsed = state.evaluated_at = state_elapsed
@@ -363,7 +358,7 @@ class _Run:
         state = self.state
         if state.saved_step == state.step:
             return
-        state.elapsed = state.saved_at = self.elapsed()
+        state.elapsed = state.saved_at = self.timetable.elapsed()
         state.saved_step, state.saved_tokens = state.step, state.tokens
         name = None
         if self.directory is not None:
@@ -373,48 +368,10 @@ class _Run:
             ).name
             prune(self.directory.checkpoints, self.config.keep_checkpoints)
         self.world.wait_for_all()
-        seconds = self.elapsed() - state.saved_at
+        seconds = self.timetable.elapsed() - state.saved_at
         state.save_seconds = max(state.save_seconds, seconds)
         memory = peak_memory(self.hardware.device)
         self.log.write("checkpoint", state.step, name=name, seconds=seconds, peak_memory=memory)
-
-    def has_room(self, seconds: float = 0.0) -> bool:
-        """Say whether the budget has room for one more step, after `seconds` of something else."""
-        seconds += self.state.step_seconds
-        return not is_spent(self.total, self.place(), self.reserve(), seconds)
-
-    def is_evaluation_due(self) -> bool:
-        """Say whether it is time for one, and there will be a step before the last one."""
-        state = self.state
-        last = Place(state.evaluated_step, state.evaluated_tokens, state.evaluated_at)
-        is_time = is_due(self.evaluate_every, self.place(), last)
-        return is_time and self.has_room(self.last_evaluation_seconds())
-
-    def is_checkpoint_due(self) -> bool:
-        """Say whether it is time for one, and there will be a step before the last one."""
-        state = self.state
-        last = Place(state.saved_step, state.saved_tokens, state.saved_at)
-        is_time = is_due(self.checkpoint_every, self.place(), last)
-        return is_time and self.has_room(state.save_seconds)
-
-    def place(self) -> Place:
-        """Return where the run is."""
-        return Place(self.state.step, self.state.tokens, self.elapsed())
-
-    def elapsed(self) -> float:
-        """Return the seconds that this run has taken, over all its starts, by the first's clock.
-
-        One clock, so that all processes decide the same; they call this together.
-        """
-        return self.world.from_first(float(self.clock() - self._clock_at_zero))
-
-    def reserve(self) -> float:
-        """Return the seconds of a wall-clock budget that the end needs."""
-        return self.last_evaluation_seconds() + self.state.save_seconds
-
-    def last_evaluation_seconds(self) -> float:
-        """Return how long the last evaluation will take, as far as is known."""
-        return max(self.reserve_seconds, self.state.evaluation_seconds)
 
     def received_signal(self) -> signal.Signals | None:
         """Return the signal that has come to any of the processes; None if none has."""

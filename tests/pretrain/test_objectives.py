@@ -15,7 +15,8 @@ from bert.training.log import read_log
 from pretrain.config import PretrainConfig
 from pretrain.objective import PretrainingObjective
 from pretrain.report import add_losses
-from pretrain.run import build_model, pretrain
+from pretrain.run import pretrain
+from pretrain.start import build_model
 from tests.bert.hugging_face import reloaded
 from tests.pretrain.test_run import story
 
