@@ -148,7 +148,7 @@ def test_a_finished_run_is_only_reported_again(make_config):
     [
         ({"batch_size": 8}, "batch_size"),
         ({"max_length": 9}, "train"),
-        ({"dropout": 0.3}, "model"),
+        ({"dropout": 0.3}, "model.attention_probs_dropout_prob"),
         ({"seed": 4}, "initial_weights"),
         ({"best_metric": "mcc"}, "best_metric"),
     ],
