@@ -14,7 +14,7 @@ from bert.architectures import ARCHITECTURES, Model
 from bert.checkpoint import load_pretrained, model_directory, save_pretrained
 from bert.config import PRESETS, BertConfig
 from bert.model import Bert
-from bert.parity import Row
+from bert.parity_table import Row
 from bert.pretraining import BertForPreTraining
 from bert.side_by_side import PaddedBatch, compare_models
 from kernels import KernelSet

@@ -1,13 +1,13 @@
 """`bert parity`: hold a model of ours against Hugging Face's on the same weights and batch.
 
-What is compared is in comparison.py; here are the command and its table. No torch is imported,
-so that `--help` answers at once.
+What is compared is in comparison.py, and the table in parity_table.py. No torch is imported, so
+that `--help` answers at once.
 """
 
-import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from bert.parity_table import Row, table, worst_of_each_kind
 
 if TYPE_CHECKING:
     import torch
@@ -16,31 +16,6 @@ if TYPE_CHECKING:
 
 # With more rows than this the layers of one kind share a row.
 SUMMARY_FROM = 60
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tensor of ours beside theirs."""
-
-    name: str
-    """As Hugging Face calls the module or the parameter; `grad` is put before a gradient."""
-    shape: tuple[int, ...]
-    difference: float
-    """The greatest absolute difference."""
-    largest: float
-    """The greatest absolute value of theirs."""
-    tolerance: float
-    """The greatest difference allowed."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the two agree; never where a difference is NaN."""
-        return self.difference <= self.tolerance
-
-    @property
-    def kind(self) -> str:
-        """The name without the layer's number."""
-        return re.sub(r"(?<=\blayer\.)\d+", "*", self.name)
 
 
 @dataclass(frozen=True)
@@ -118,42 +93,3 @@ def run(command: Parity) -> int:
     failed = sum(not row.ok for row in rows)
     print(f"{len(rows)} compared in {command.dtype}, {failed} over tolerance")
     return 1 if failed else 0
-
-
-def worst_of_each_kind(rows: Sequence[Row]) -> list[Row]:
-    """Keep the row of each kind that comes closest to its tolerance, or goes furthest over."""
-    worst: dict[str, Row] = {}
-    for row in rows:
-        if row.kind not in worst or _excess(row) > _excess(worst[row.kind]):
-            worst[row.kind] = row
-    return list(worst.values())
-
-
-def _excess(row: Row) -> float:
-    if row.difference != row.difference:
-        return float("inf")
-    return row.difference / row.tolerance if row.tolerance else row.difference * float("inf")
-
-
-def table(rows: Iterable[Row]) -> str:
-    """Lay the rows out in columns."""
-    cells = [("name", "shape", "max difference", "largest value", "tolerance", "")]
-    cells += [
-        (
-            row.name,
-            "×".join(map(str, row.shape)) or "scalar",
-            f"{row.difference:.2e}",
-            f"{row.largest:.2e}",
-            f"{row.tolerance:.1e}",
-            "ok" if row.ok else "FAIL",
-        )
-        for row in rows
-    ]
-    widths = [max(len(line[column]) for line in cells) for column in range(6)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in (0, 1, 5) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )

@@ -26,7 +26,7 @@ from bert.architectures import Model
 from bert.finetuning import BertForQuestionAnswering
 from bert.model import Bert, Encoded
 from bert.packing import PackedBatch
-from bert.parity import Row
+from bert.parity_table import Row
 from bert.pretraining import BertForMaskedLM, BertForPreTraining
 from bert.weight_names import to_theirs
 

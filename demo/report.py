@@ -11,7 +11,8 @@ import torch
 
 from bert.checkpoint import load_pretrained
 from bert.fill_mask import fill_mask
-from bert.parity import Row, compare
+from bert.parity import compare
+from bert.parity_table import Row
 from bert.tokenization import Tokenizer
 from bert.training.log import read_log
 from demo import recipe

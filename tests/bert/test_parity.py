@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bert.checkpoint import load_pretrained
-from bert.parity import Parity, Row, compare, run, table, worst_of_each_kind
+from bert.parity import Parity, compare, run
+from bert.parity_table import Row, table, worst_of_each_kind
 from kernels import REFERENCE, TORCH
 from tests.bert.hugging_face import (
     assert_parity,
