@@ -22,9 +22,9 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from io import TextIOWrapper
+from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Characters tokenized in one go. A text's time grows faster than its length: 9 MB at once take
@@ -118,7 +118,8 @@ def read_lines(path: str | Path, report: TextReport | None = None) -> Iterator[s
     number, line, is_cut = 1, "", False
     try:
         # "surrogateescape" turns a byte that is not UTF-8 into one of U+DC80 to U+DCFF: countable.
-        with TextIOWrapper(open_unpacked(path), "utf-8", "surrogateescape") as file:
+        raw: Any = open_unpacked(path)  # typeshed asks for a name, which BufferedIOBase lacks
+        with TextIOWrapper(raw, "utf-8", "surrogateescape") as file:
             while chunk := file.readline(LONGEST):
                 if number == 1 and not line and chunk.startswith("\ufeff"):
                     chunk = chunk[1:]
@@ -140,7 +141,7 @@ def read_lines(path: str | Path, report: TextReport | None = None) -> Iterator[s
         raise ValueError(f"{path}: line {number}: cannot be unpacked: {error}") from error
 
 
-def open_unpacked(path: Path) -> BinaryIO:
+def open_unpacked(path: Path) -> BufferedIOBase:
     """Open a file for its bytes, unpacking .gz, .xz and .zst.
 
     Raises:

@@ -79,7 +79,10 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.Tensor, "data_ptr", lambda tensor: 16 * id(tensor))
-    make = torch.tensor
+    # torch lists once what a device's context affects: not while one of them is a stand-in.
+    with torch.device("meta"):
+        make = torch.tensor
+        make(0)
 
     def make_on_the_host(data, dtype=None, device="meta"):  # and copy, as for a GPU
         return make(data, dtype=dtype, device="cpu").to(device)
