@@ -45,7 +45,7 @@ from bert.training.state import (
 )
 from bert.training.statistics import watch_step
 from bert.training.step import StepOutcome, take_step
-from bert.training.throughput import peak_memory, peak_speed
+from bert.training.throughput import peak_memory, peak_speed, utilization
 from bert.training.timetable import Timetable
 from bert.training.trackers import Trackers, require_trackers
 
@@ -246,6 +246,7 @@ class _Run:
             )
         own_tokens = sum(phase.batches.tokens(batch) for _, batch in window)
         tokens = sum(self.world.gather(own_tokens))
+        operations = sum(self.objective.operations(batch) for _, batch in window)
         state.step += 1
         state.tokens += tokens
         state.elapsed = self.timetable.elapsed()
@@ -259,7 +260,7 @@ class _Run:
             "learning_rate": rate,
             "tokens": state.tokens,
             "tokens_per_second": speed,
-            **self.utilization(window, seconds),
+            **utilization(operations, seconds, self.peak),
             "elapsed": state.elapsed,
         }
         if outcome.is_overflow:
@@ -278,13 +279,6 @@ class _Run:
         self.bar.update(state, speed)
         if statistics:
             self.study(statistics)
-
-    def utilization(self, window: list[tuple[int, Any]], seconds: float) -> dict[str, float]:
-        """Return the share of its peak that this process reached in a step, where it is known."""
-        operations = sum(self.objective.operations(batch) for _, batch in window)
-        if not operations or not self.peak or seconds <= 0:
-            return {}
-        return {"utilization": round(operations / seconds / self.peak, 4)}
 
     def is_watched(self) -> bool:
         """Say whether this process writes a line of statistics of the next step."""

@@ -56,6 +56,13 @@ def peak_speed(hardware: Hardware) -> float:
     return 2 * size**3 / min(_product_seconds(hardware, size, size, size))
 
 
+def utilization(operations: int, seconds: float, peak: float) -> dict[str, float]:
+    """Return the share of its peak that this process reached in a step, where it is known."""
+    if not operations or not peak or seconds <= 0:
+        return {}
+    return {"utilization": round(operations / seconds / peak, 4)}
+
+
 def matmul_speed(hardware: Hardware, rows: int, columns: int, inner: int) -> float:
     """Measure operations a second of [rows, columns] · [columns, inner], usually."""
     times = _product_seconds(hardware, rows, columns, inner)
