@@ -13,11 +13,12 @@ import dataclasses
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from itertools import takewhile
-from typing import Annotated, Any, NamedTuple
+from types import MappingProxyType, SimpleNamespace
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from bert.options import Option, help_text, options_of, suggest
 
@@ -30,6 +31,8 @@ class Command(NamedTuple):
     help: str
     positional: tuple[str, ...] = ()
     """The fields that are given by their place on the command line."""
+    recipes: str = ""
+    """Where its recipes are, if it has any: by name, the defaults that each sets."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -39,6 +42,7 @@ COMMANDS: dict[str, Command] = {
         "pretrain.run:run",
         "train a BERT on plain text",
         ("files",),
+        "pretrain.recipes:RECIPES",
     ),
     "pretrain prepare": Command(
         "pretrain.prepare_config:PrepareConfig",
@@ -95,16 +99,45 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
         name, given = f"{name} {given[0]}", given[1:]
     command, program = COMMANDS[name], f"bert {name}"
     settings = _load(command.options)
-    options = options_of(settings, command.positional)
+    recipes: dict[str, dict[str, Any]] = _load(command.recipes) if command.recipes else {}
 
     def work() -> int:
-        if {"-h", "--help"} & set(given):
+        recipe, arguments = _take_recipe(given, recipes)
+        options = options_of(settings, command.positional, defaults=SimpleNamespace(**recipe))
+        options += _recipe_option(recipes)
+        if {"-h", "--help"} & set(arguments):
             print(help_text(program, settings, options))
             return 0
-        parsed = parse(settings, options, given)
+        parsed = parse(settings, options, arguments, recipe)
         return int(_load(command.run)(parsed) or 0)
 
-    return _guarded(program, options, work)
+    return _guarded(program, options_of(settings, command.positional), work)
+
+
+def _recipe_option(recipes: Mapping[str, Any]) -> list[Option]:
+    """Describe --recipe, if the command has any; it is no field: what it sets is."""
+    if not recipes:
+        return []
+    text = "Start from the settings of a recipe; what is given beside it stands."
+    return [Option("recipe", Literal[tuple(recipes)], None, text)]
+
+
+def _take_recipe(
+    given: Sequence[str], recipes: Mapping[str, dict[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the defaults of the recipe that was asked for, and the arguments without it."""
+    rest = list(given)
+    for place, token in enumerate(given if recipes else ()):
+        flag, equals, value = token.partition("=")
+        if flag != "--recipe":
+            continue
+        name = value if equals else next(iter(given[place + 1 :]), "")
+        if name not in recipes:
+            got = f"{name!r}{suggest(name, list(recipes))}" if name else "nothing"
+            raise UsageError(f"--recipe: expected one of {', '.join(recipes)}, got {got}")
+        del rest[place : place + (1 if equals else 2)]
+        return recipes[name], rest
+    return {}, rest
 
 
 def _without_command(first: str) -> int:
@@ -144,8 +177,19 @@ def _guarded(program: str, options: Sequence[Option], work: Callable[[], int]) -
         return _fail(program, _as_typed(_message(error), options))
 
 
-def parse(settings: type, options: Sequence[Option], argv: Sequence[str]) -> Any:
+def parse(
+    settings: type,
+    options: Sequence[Option],
+    argv: Sequence[str],
+    recipe: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
     """Fill a command's dataclass from its arguments.
+
+    Args:
+        settings: the dataclass.
+        options: its options; their defaults are the recipe's.
+        argv: what was typed.
+        recipe: the fields whose defaults a recipe sets.
 
     Raises:
         UsageError: they can't be used; the message names the argument and what was expected.
@@ -160,23 +204,25 @@ def parse(settings: type, options: Sequence[Option], argv: Sequence[str]) -> Any
     # of its public interface: a version without it prints the box, and exits with 2 as well.
     hooks = getattr(tyro, "_errors", None)
     with hooks.on_parse_error(refuse) if hooks else nullcontext():
-        parsed = tyro.cli(_with_places(settings, options), args=argv, add_help=False)
+        parsed = tyro.cli(_as_asked(settings, options, recipe), args=argv, add_help=False)
     return settings(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(settings)})
 
 
-def _with_places(settings: type, options: Sequence[Option]) -> type:
-    """Derive a dataclass in which tyro finds the positional fields marked as such.
+def _as_asked(settings: type, options: Sequence[Option], recipe: Mapping[str, Any]) -> type:
+    """Derive a dataclass that tells tyro what has a place, and a recipe's defaults.
 
     The mark is tyro's, and the modules of the dataclasses don't import it.
     """
     from tyro.conf import Positional
 
-    marked = [
-        (o.name, Annotated[o.kind, Positional], dataclasses.field(default=o.default))
-        for o in options
-        if o.positional
-    ]
-    return dataclasses.make_dataclass(settings.__name__, marked, bases=(settings,), frozen=True)
+    kinds = get_type_hints(settings)
+    changed = {name: (kinds[name], value) for name, value in recipe.items()} | {
+        o.name: (Annotated[o.kind, Positional], o.default) for o in options if o.positional
+    }
+    fields = [(n, kind, dataclasses.field(default=v)) for n, (kind, v) in changed.items()]
+    return dataclasses.make_dataclass(
+        settings.__name__, fields, bases=(settings,), frozen=True, kw_only=True
+    )
 
 
 def _explain(event: Any, options: Sequence[Option], argv: Sequence[str]) -> str | None:

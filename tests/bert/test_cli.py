@@ -174,7 +174,7 @@ def test_the_help_lists_what_tyro_parses(name, command, capsys, monkeypatch):
     settings = cli._load(COMMANDS[name].options)
     ours = options.options_of(settings, COMMANDS[name].positional)
     with pytest.raises(SystemExit):
-        tyro.cli(cli._with_places(settings, ours), args=["--help"], prog=name)
+        tyro.cli(cli._as_asked(settings, ours, {}), args=["--help"], prog=name)
     out = capsys.readouterr().out
     flags = {flag for flag in re.findall(r"--[a-z][a-z.-]*", out) if not flag.startswith("--no-")}
     assert {o.flag for o in ours if not o.positional} | {"--help"} == flags
@@ -331,6 +331,53 @@ def test_a_good_command_line_reaches_the_command(command, capsys):
     assert main(["bake", "x", "--eggs", "1", "--eggs", "4"]) == 0  # the last one counts
     assert seen[1].eggs == 4
     assert capsys.readouterr() == ("", "")
+
+
+# What `bert bake --recipe` knows in a test.
+RECIPES = {"bread": {"cake": Path("loaf"), "oven": Inner(heat=250.0)}}
+
+
+@pytest.fixture
+def with_recipes(monkeypatch, command):
+    known = COMMANDS["bake"]._replace(recipes=f"{__name__}:RECIPES")
+    monkeypatch.setitem(COMMANDS, "bake", known)
+    return command
+
+
+@pytest.mark.parametrize("recipe", [["--recipe", "bread"], ["--recipe=bread"]])
+def test_a_recipe_sets_what_is_not_given(recipe, with_recipes):
+    baked = []
+    with_recipes(baked.append)
+    assert main(["bake", *recipe, "--eggs", "2"]) == 0
+    assert main(["bake", "--eggs", "2", *recipe, "--oven.heat", "90"]) == 0
+    assert main(["bake", "roll", *recipe, "--eggs", "2"]) == 0
+    assert [(str(b.cake), b.oven.heat) for b in baked] == [
+        ("loaf", 250.0), ("loaf", 90.0), ("roll", 250.0),
+    ]  # fmt: skip
+    assert all(type(b) is Bake for b in baked)
+
+
+@pytest.mark.parametrize(
+    "given, got",
+    [
+        (["--recipe", "braed"], "got 'braed'; did you mean bread?"),
+        (["--recipe"], "got nothing"),
+        (["--recipe="], "got nothing"),
+    ],
+)
+def test_another_recipe_is_refused(given, got, with_recipes, refused):
+    line = refused("bake", "cake", "--eggs", "2", *given)
+    assert line == f"bert bake: error: --recipe: expected one of bread, {got}"
+
+
+def test_the_help_shows_a_recipes_defaults(with_recipes, capsys):
+    assert main(["bake", "--recipe", "bread", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--recipe bread" in out and "250" in out
+
+
+def test_a_command_without_recipes_has_no_such_option(command, refused):
+    assert "no option --recipe" in refused("bake", "cake", "--eggs", "2", "--recipe", "bread")
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1), (143, 143)])
