@@ -236,13 +236,16 @@ class PretrainConfig(Checked):
 
     @property
     def is_learned(self) -> bool:
-        """Whether the vocabulary is learned from the files."""
-        is_given = self.tokenizer is not None or self.data is not None
-        return not is_given and not (Path(self.model) / "vocab.txt").exists()
+        """Whether the vocabulary is learned from the files: a saved model has one."""
+        return self.is_drawn and self.tokenizer is None and self.data is None
 
+    @property
     def fits_tokenizer(self) -> bool:
-        """Whether a drawn model has as many words as the tokenizer: one of its own, or of data."""
-        return self.is_learned or (self.data is not None and self.is_drawn)
+        """Whether a drawn model gets as many words as the tokenizer has.
+
+        A config.json beside a tokenizer that was given says itself how many.
+        """
+        return self.is_drawn and (self.is_preset or self.tokenizer is None)
 
     def resolved(self) -> "PretrainConfig":
         """Return the configuration with nothing left to guess."""

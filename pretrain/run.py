@@ -160,9 +160,7 @@ def dry_run(config: PretrainConfig) -> str:
         describe_sources(config.files)
     model_config = read_model_config(config)
     if config.fits_tokenizer:
-        size = config.vocab_size
-        if config.data is not None:
-            size = Corpus.open(config.data).manifest["vocab_size"]
+        size = config.vocab_size if config.is_learned else find_tokenizer(config).vocab_size
         model_config = replace(model_config, vocab_size=size, pad_token_id=0)
     hardware = choose_hardware(config.training)
     shapes = config.parsed_phases()

@@ -18,7 +18,7 @@ from bert.training.log import read_log
 from kernels import TORCH
 from pretrain.config import PretrainConfig
 from pretrain.corpus import Corpus
-from pretrain.run import pretrain
+from pretrain.run import dry_run, pretrain, run
 
 SUBJECTS = ["the cat", "a dog", "my friend", "the old man", "every child"]
 VERBS = ["sees", "likes", "follows", "forgets", "draws"]
@@ -114,6 +114,38 @@ def test_going_on_from_a_saved_model(config, tmp_path):
     assert Tokenizer.load(first.model) == Tokenizer.load(second.model)
 
 
+def test_a_drawn_model_has_a_row_for_each_word_unless_its_file_says_more(config, tmp_path):
+    words = [f"w{i}" for i in range(120)]
+    tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+    tokenizer.save(tmp_path / "tokenizer")
+    given = replace(config, tokenizer=tmp_path / "tokenizer", dry_run=True)
+
+    def parameters(settings):
+        return int(dry_run(settings).split("parameters: ")[1].split()[0].replace(",", ""))
+
+    tiny = replace(given, model="tiny", initializer_range=None)
+    preset = replace(BertConfig.preset("tiny"), vocab_size=tokenizer.vocab_size)
+    assert parameters(tiny) == preset.parameter_count()
+    roomy = BertConfig.load(Path(config.model))
+    assert parameters(given) == roomy.parameter_count()  # of 100 words
+
+
+@pytest.mark.errors
+def test_a_vocabulary_that_the_model_has_no_room_for_is_refused(config, tmp_path):
+    first = pretrain(replace(config, training=replace(config.training, budget="1")))
+    more = replace(config, model=str(first.model), out=tmp_path / "more", initializer_range=None)
+    assert f"{load_pretrained(first.model).config.parameter_count():,}" in dry_run(more)
+    words = [f"w{i}" for i in range(120)]
+    Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]).save(tmp_path / "large")
+    for model in (config.model, str(first.model)):
+        with pytest.raises(ValueError, match="^tokenizer: expected at most the model's vocab_siz"):
+            pretrain(replace(more, model=model, tokenizer=tmp_path / "large"))
+    for name in ("vocab.txt", "tokenizer.json"):
+        (first.model / name).unlink()
+    with pytest.raises(ValueError, match="model: expected vocab.txt"):  # none is learned for it
+        pretrain(more)
+
+
 def test_it_runs_on_the_kernels_that_it_names(config, tmp_path, monkeypatch, capsys):
     """Drawn or taken from a saved model."""
     rows = []
@@ -171,8 +203,6 @@ def test_domain_text_is_in_the_vocabulary_and_the_vectors_and_in_no_pair(config,
 
 
 def test_dry_run_writes_nothing(config, capsys):
-    from pretrain.run import run
-
     assert run(replace(config, dry_run=True)) == 0
     out = capsys.readouterr().out
     assert "parameters: " in out and "memory: " in out and "time: 120 steps" in out
