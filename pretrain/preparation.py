@@ -5,18 +5,15 @@
 
 One process reads, leaves duplicates out and cuts the stream into texts; workers turn those into
 shards. The same files, tokenizer, options and versions give the same bytes, whoever makes the
-shards. All happens in a directory aside, `.NAME.partial`; the corpus is moved into place by one
-rename, so it is whole or not there. Where that is interrupted, killed or out of disk, the shards
-that are whole stay, and the next attempt makes the others.
+shards. All happens in a directory aside (`pretrain.place_aside`), where shards that are whole
+outlive what goes wrong: the next attempt makes the others.
 
 In each process memory stays within bounds that don't depend on the text.
 """
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
@@ -40,9 +37,10 @@ from pretrain.corpus import (
 from pretrain.documents import PACKED, Rows, describe_sources, read_paragraphs
 from pretrain.hashed_file import HashedFile
 from pretrain.merging import merge_shards
+from pretrain.place_aside import move_into_place, place_aside, refuse_what_is_there
 from pretrain.quality import describe_quality
 from pretrain.shard_texts import Duplicates, ShardText, write_shard_texts
-from pretrain.shard_workers import ShardWorkers, collect, local_workers, wait_for_workers
+from pretrain.shard_workers import ShardWorkers, collect, local_workers
 from pretrain.shards import is_whole, prepare_shard, versions
 
 _MERGED, _SEEN = "corpus", "seen.sqlite"
@@ -87,7 +85,7 @@ def prepare(
     refuse_what_is_there(out)
     sources = describe_sources(paths)
     report = TextReport()
-    with _place_aside(out) as place, ExitStack() as stack:
+    with place_aside(out) as place, ExitStack() as stack:
         duplicates = Duplicates(place / _SEEN) if drop_duplicates else None
         if duplicates:
             stack.callback(duplicates.close)
@@ -127,18 +125,8 @@ def prepare(
         tokenizer.save(merged / TOKENIZER)
         with HashedFile(merged / MANIFEST) as file:
             file.write(render_manifest(manifest))
-        _move_into_place(merged, out)
+        move_into_place(merged, out)
     return Corpus.open(out)
-
-
-def refuse_what_is_there(out: Path) -> None:
-    """Refuse a path where something is.
-
-    Raises:
-        ValueError: there is.
-    """
-    if os.path.lexists(out):
-        raise ValueError(f"out: expected a path where nothing is, got {out}")
 
 
 def _make_shards(
@@ -195,57 +183,3 @@ def _progress_bar(
         yield bar
         if total:  # what was left out (blank lines, duplicates, markup of rows) is done as well
             bar.update(total - bar.n)
-
-
-@contextmanager
-def _place_aside(out: Path) -> Iterator[Path]:
-    """Give the directory in which `out` is made, and delete it if all goes well.
-
-    A lock keeps a second process out. What was in the making when something failed is deleted;
-    shards that are whole stay.
-    """
-    place = out.with_name(f".{out.name}.partial")
-    place.mkdir(parents=True, exist_ok=True)
-    lock = os.open(place, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"out: another process is preparing {out}") from error
-        wait_for_workers(place)
-        _delete_halves(place)
-        try:
-            yield place
-        except BaseException:
-            _delete_halves(place)
-            with suppress(OSError):
-                place.rmdir()  # it stays if there are whole shards
-            raise
-        shutil.rmtree(place)
-    finally:
-        os.close(lock)
-
-
-def _delete_halves(place: Path) -> None:
-    """Delete all but whole shards."""
-    for path in place.iterdir():
-        if path.name.startswith("shard-") and not path.suffix:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _move_into_place(merged: Path, out: Path) -> None:
-    """Bring a directory and what is in it to the disk, and rename it."""
-    for path in (*merged.rglob("*"), merged):
-        _sync(path)
-    os.rename(merged, out)
-    _sync(out.parent)
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    os.fsync(file)
-    os.close(file)

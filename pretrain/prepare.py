@@ -12,7 +12,8 @@ from bert.text import TextReport
 from bert.tokenization import Tokenizer
 from pretrain.corpus import Corpus
 from pretrain.documents import Rows, describe_sources, read_paragraphs
-from pretrain.preparation import prepare, refuse_what_is_there
+from pretrain.place_aside import refuse_what_is_there
+from pretrain.preparation import prepare
 from pretrain.prepare_config import PrepareConfig
 from pretrain.quality import render_quality
 
@@ -32,6 +33,8 @@ def prepare_files(config: PrepareConfig) -> Corpus:
         ValueError: the files, the tokenizer or the place can't be used.
         OSError: something could not be written.
     """
+    if config.out.exists():  # a finished attempt that was killed may have left them
+        _delete_vocabularies(config.out)
     refuse_what_is_there(config.out)
     rows = Rows(config.text_field, config.skip_bad_rows)
     home = config.tokenizer or _learned(config, rows)
@@ -44,8 +47,7 @@ def prepare_files(config: PrepareConfig) -> Corpus:
         drop_duplicates=not config.keep_duplicates,
         workers=config.workers or os.cpu_count() or 1,
     )
-    if config.tokenizer is None:
-        shutil.rmtree(home)
+    _delete_vocabularies(config.out)
     return corpus
 
 
@@ -76,7 +78,7 @@ def _learned(config: PrepareConfig, rows: Rows) -> Path:
         rows.text_field, rows.skip_bad,
     ]  # fmt: skip
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    home = config.out.with_name(f".{config.out.name}.tokenizer-{key}")
+    home = config.out.with_name(f"{_vocabularies(config.out)}{key}")
     if not home.exists():
         print(f"learning a vocabulary of {config.vocab_size:,} tokens", file=sys.stderr)
         text = read_text(config.files, rows, config.vocab_characters)
@@ -86,3 +88,15 @@ def _learned(config: PrepareConfig, rows: Rows) -> Path:
         tokenizer.save(partial)
         partial.rename(home)
     return home
+
+
+def _vocabularies(out: Path) -> str:
+    """Return how the names begin of those that were learned for `out`."""
+    return f".{out.name}.tokenizer-"
+
+
+def _delete_vocabularies(out: Path) -> None:
+    """Delete what this and earlier attempts have learned for `out`, which now has its own."""
+    for path in out.absolute().parent.iterdir():
+        if path.name.startswith(_vocabularies(out.absolute())):
+            shutil.rmtree(path, ignore_errors=True)

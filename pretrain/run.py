@@ -47,6 +47,7 @@ from pretrain.documents import Rows, describe_sources
 from pretrain.evaluation import evaluate, plateau, unigram_log_probabilities
 from pretrain.masking import MaskRecipe, MaskSchedule
 from pretrain.objective import PretrainingObjective
+from pretrain.place_aside import delete_leftovers
 from pretrain.preparation import prepare
 from pretrain.prepare import read_text
 from pretrain.report import draw_losses, model_card
@@ -212,6 +213,7 @@ def open_corpus(files: tuple[Path, ...], home: Path, tokenizer: Tokenizer) -> Co
     """
     if not home.exists():
         return prepare(files, home, tokenizer, workers=os.cpu_count() or 1)
+    delete_leftovers(home)
     corpus = Corpus.open(home, verify=True)
     corpus.check_tokenizer(tokenizer)
     if corpus.manifest["sources"] != describe_sources(files):
