@@ -81,7 +81,7 @@ class PretrainConfig(Checked):
     data: Path | None = None
     """Directory that bert pretrain prepare made, instead of files."""
     validation_files: tuple[Path, ...] = ()
-    """Text held out for evaluation."""
+    """Text held out for evaluation; none: what data holds out (prepare --validation-share)."""
     model: str = "tiny"
     """Preset (tiny … large), a config.json, or a directory of a model to go on from."""
     tokenizer: Path | None = None
@@ -98,8 +98,9 @@ class PretrainConfig(Checked):
     tokens_per_batch: int = 2048
     """Tokens of a micro-batch, at most."""
     phases: tuple[str, ...] = ()
-    """Parts of the run, each MAX_LENGTH:TOKENS_PER_BATCH:SHARE of the budget, such as 128:4096:0.9
-    512:4096:0.1; none: one part. Evaluation has max_length and tokens_per_batch."""
+    """Parts of the run, each MAX_LENGTH:TOKENS_PER_BATCH:SHARE of the budget: longer pairs in the
+    end as in 128:4096:0.9 512:4096:0.1, or batches that grow, 128:2048:0.5 128:8192:0.5; none: one
+    part. Evaluation has max_length and tokens_per_batch."""
     mask_rate: float = 0.15
     """Share of the tokens that are to be predicted in training; evaluation has 0.15."""
     final_mask_rate: float | None = None
@@ -119,7 +120,7 @@ class PretrainConfig(Checked):
     """Text of the kind that the model will meet: the word vectors heed it as much as all of
     files, and the vocabulary that is learned has its words; no pairs are made of it."""
     evaluation_tokens: int = 50_000
-    """Tokens of the validation files that an evaluation looks at, at most."""
+    """Tokens of the held-out text that an evaluation looks at, at most."""
     seed: int = 0
     """Seed of the drawn weights, of the pairs and masks, and of dropout."""
     training: TrainingConfig = CONFIG_DEFAULTS
@@ -165,10 +166,20 @@ class PretrainConfig(Checked):
             raise ValueError(
                 f"training.seed: expected none, since seed sets it, got {self.training.seed}"
             )
+        if self.data is None and not self.validation_files:
+            self.refuse_evaluations()
+
+    def refuse_evaluations(self) -> None:
+        """Refuse another interval of evaluations than the default, where nothing is held out.
+
+        Raises:
+            ValueError: one was given.
+        """
         every = self.training.evaluate_every
-        if not self.validation_files and every not in (None, CONFIG_DEFAULTS.evaluate_every):
+        if every not in (None, CONFIG_DEFAULTS.evaluate_every):
             raise ValueError(
-                f"training.evaluate_every: expected none without validation_files, got {every!r}"
+                "training.evaluate_every: expected none without validation_files or data that "
+                f"holds some out, got {every!r}"
             )
 
     def _check_objective(self) -> None:

@@ -6,8 +6,12 @@
     manifest.json          counts, the SHA-256 of every file in and out, the tokenizer's, versions,
                            what the text policies of bert/text.py met, and pretrain/quality.py
     tokenizer/             the tokenizer
+    validation/            the documents that were held out, if any: the same files of their own
 
-All numbers are little-endian. `pretrain.preparation` makes one from text.
+All numbers are little-endian. `pretrain.preparation` makes one from text. Where a byte is damaged
+the whole is refused: a pair may take its second segment from any document, so there is no part
+that a run could leave out and still be the run that it says. (Text can have bad rows, which
+`--skip-bad-rows` leaves out and counts.)
 """
 
 import hashlib
@@ -23,7 +27,7 @@ from bert.tokenization import Tokenizer
 
 MANIFEST = "manifest.json"
 TOKENS, SENTENCES, DOCUMENTS = "tokens.bin", "sentence_offsets.bin", "document_offsets.bin"
-TOKENIZER = "tokenizer"
+TOKENIZER, VALIDATION = "tokenizer", "validation"
 FORMAT = {"format": "plainbert corpus", "version": 1}
 
 
@@ -77,6 +81,23 @@ class Corpus:
             ValueError: a file is missing, cut or changed; the message names it.
         """
         verify_files(self.directory, self.manifest)
+
+    def held_out(self) -> "Corpus | None":
+        """Open the documents that were held out, every byte of them checked; None if none were.
+
+        Raises:
+            ValueError: a file of theirs is missing, cut or changed, or all are of another
+                preparation; the message names it.
+        """
+        expected = self.manifest.get("validation_sha256")
+        if expected is None:
+            return None
+        corpus = Corpus.open(self.directory / VALIDATION, verify=True)
+        if corpus.manifest["sha256"] != expected:
+            raise ValueError(
+                f"{corpus.directory / MANIFEST}: not prepared together with {self.directory}"
+            )
+        return corpus
 
     @property
     def fingerprint(self) -> str:

@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+_BLOCK = 1 << 23  # bytes
 
 
 class HashedFile:
@@ -42,8 +45,15 @@ class HashedFile:
         self.bytes += len(content)
 
     def mark(self) -> tuple[int, Any]:
-        """Remember this place, for `back_to`."""
+        """Remember this place, for `since` and `back_to`."""
         return self.bytes, self._hash.copy()
+
+    def since(self, mark: tuple[int, Any]) -> Iterator[bytes]:
+        """Read what was written since a mark, block by block."""
+        place = mark[0]
+        while block := os.pread(self._file.fileno(), _BLOCK, place):
+            place += len(block)
+            yield block
 
     def back_to(self, mark: tuple[int, Any]) -> None:
         """Forget what was written since a mark."""
@@ -52,7 +62,7 @@ class HashedFile:
         self._file.truncate()
 
     def __enter__(self) -> "HashedFile":
-        self._file = self.path.open("xb", buffering=0)
+        self._file = self.path.open("x+b", buffering=0)
         return self
 
     def __exit__(self, *_: object) -> None:

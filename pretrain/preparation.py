@@ -4,13 +4,15 @@
              documents.py  shard_texts.py     shards.py                 merging.py
 
 One process reads, leaves duplicates out and cuts the stream into texts; workers turn those into
-shards. The same files, tokenizer, options and versions give the same bytes, whoever makes the
-shards. All happens in a directory aside (`pretrain.place_aside`), where shards that are whole
-outlive what goes wrong: the next attempt makes the others.
+shards. Documents that are held out make a second corpus inside of the first. The same files,
+tokenizer, options and versions give the same bytes, whoever makes the shards. All happens in a
+directory aside (`pretrain.place_aside`), where shards that are whole outlive what goes wrong: the
+next attempt makes the others.
 
 In each process memory stays within bounds that don't depend on the text.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,13 +27,16 @@ from tqdm import tqdm
 
 from bert.text import TextReport
 from bert.tokenization import Tokenizer
+from pretrain import shard_texts
 from pretrain.corpus import (
     DOCUMENTS,
     FORMAT,
     MANIFEST,
     SENTENCES,
     TOKENIZER,
+    VALIDATION,
     Corpus,
+    read_manifest,
     render_manifest,
 )
 from pretrain.documents import PACKED, Rows, describe_sources, read_paragraphs
@@ -54,6 +59,7 @@ def prepare(
     max_sentence_tokens: int = 128,
     rows: Rows | None = None,
     drop_duplicates: bool = False,
+    validation_share: float = 0.0,
     workers: int | ShardWorkers = 1,
     progress: bool = True,
 ) -> Corpus:
@@ -66,13 +72,14 @@ def prepare(
         max_sentence_tokens: a longer sentence is cut into equal parts.
         rows: how .jsonl files are read.
         drop_duplicates: keep the first of several documents with the same words.
+        validation_share: how many of the documents, duplicates not counted, are held out.
         workers: processes that make shards, or what starts workers elsewhere. A text of one shard
             (32 MB) is prepared in this process.
         progress: whether to draw a progress bar.
 
     Raises:
         ValueError: a file is missing, no file, broken or there twice; a row is bad; `out` exists
-            or is being written; there are fewer than two documents with text.
+            or is being written; there are fewer than two documents with text, in all or held out.
         OSError: the disk is full, a worker was killed or the like. Shards that are whole stay in
             `.NAME.partial`, if there are any.
     """
@@ -82,6 +89,10 @@ def prepare(
         raise ValueError(f"max_sentence_tokens: expected 1 or more, got {max_sentence_tokens}")
     if isinstance(workers, int) and workers < 1:
         raise ValueError(f"workers: expected 1 or more, got {workers}")
+    if not 0 <= validation_share < 1:
+        raise ValueError(
+            f"validation_share: expected 0 or a share below 1, got {validation_share}"
+        )
     refuse_what_is_there(out)
     sources = describe_sources(paths)
     report = TextReport()
@@ -90,43 +101,88 @@ def prepare(
         if duplicates:
             stack.callback(duplicates.close)
         paragraphs = chain.from_iterable(read_paragraphs(path, report, rows) for path in paths)
-        texts = write_shard_texts(paragraphs, place, duplicates)
+        texts = write_shard_texts(paragraphs, place, duplicates, validation_share)
         with _progress_bar(paths, sources, progress) as bar:
-            shards = _make_shards(texts, place, tokenizer, max_sentence_tokens, workers, bar)
-        merged = place / _MERGED
-        merged.mkdir()
-        counts = merge_shards(shards, merged)
-        if counts["documents"] < 2:
-            for shard in shards:
-                shutil.rmtree(shard)
-            raise ValueError(
-                f"files: expected at least 2 documents with text, parted by blank lines "
-                f"(next-sentence pairs take one from another), got {counts['documents']}"
+            training, held_out = _make_shards(
+                texts, place, tokenizer, max_sentence_tokens, workers, bar
             )
-        for name, number in asdict(report).items():
-            counts["text"][name] += number
-        manifest = {
-            **FORMAT,
-            **counts,
+        _check_documents(training, held_out, validation_share)
+        described = {
             "duplicates": duplicates.dropped if duplicates else 0,
             "skipped_rows": rows.skipped,
-            "quality": describe_quality(
-                counts,
-                np.memmap(merged / SENTENCES, "<i8", mode="r"),
-                np.memmap(merged / DOCUMENTS, "<i8", mode="r"),
-            ),
             "max_sentence_tokens": max_sentence_tokens,
             "token_dtype": "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4",
             "vocab_size": tokenizer.vocab_size,
             "tokenizer_sha256": tokenizer.sha256,
+            "validation_share": validation_share,
             "sources": sources,
             "versions": versions(),
         }
-        tokenizer.save(merged / TOKENIZER)
-        with HashedFile(merged / MANIFEST) as file:
-            file.write(render_manifest(manifest))
+        merged = place / _MERGED
+        merged.mkdir()
+        validation = None
+        if held_out:
+            home = merged / VALIDATION
+            home.mkdir()
+            validation = _write_corpus(held_out, home, tokenizer, report, described)
+        described["validation_sha256"] = validation
+        _write_corpus(training, merged, tokenizer, report, described)
         move_into_place(merged, out)
     return Corpus.open(out)
+
+
+def _check_documents(training: list[Path], held_out: list[Path], share: float) -> None:
+    """Refuse too few documents, and delete their shards."""
+    trained, judged = (
+        sum(read_manifest(shard / MANIFEST)["documents"] for shard in shards)
+        for shards in (training, held_out)
+    )
+    message = None
+    if trained + judged < 2:
+        message = (
+            f"files: expected at least 2 documents with text, parted by blank lines "
+            f"(next-sentence pairs take one from another), got {trained + judged}"
+        )
+    elif share and min(trained, judged) < 2:
+        message = (
+            f"validation_share: expected a share that holds out 2 documents and leaves 2, got "
+            f"{share}, which holds out {judged} of {trained + judged}"
+        )
+    if message:
+        for shard in (*training, *held_out):
+            shutil.rmtree(shard)
+        raise ValueError(message)
+
+
+def _write_corpus(
+    shards: list[Path],
+    out: Path,
+    tokenizer: Tokenizer,
+    report: TextReport,
+    described: dict[str, Any],
+) -> str:
+    """Merge shards into the files of a corpus.
+
+    Args:
+        shards: in order.
+        out: a directory for them.
+        tokenizer: saved beside them.
+        report: what reading the sources met.
+        described: what else the manifest says.
+
+    Returns:
+        The manifest's own SHA-256.
+    """
+    counts = merge_shards(shards, out)
+    for name, number in asdict(report).items():
+        counts["text"][name] += number
+    offsets = (np.memmap(out / name, "<i8", mode="r") for name in (SENTENCES, DOCUMENTS))
+    quality = describe_quality(counts, *offsets)
+    tokenizer.save(out / TOKENIZER)
+    content = render_manifest({**FORMAT, **counts, "quality": quality, **described})
+    with HashedFile(out / MANIFEST) as file:
+        file.write(content)
+    return json.loads(content)["sha256"]
 
 
 def _make_shards(
@@ -136,19 +192,19 @@ def _make_shards(
     max_sentence_tokens: int,
     workers: int | ShardWorkers,
     bar: tqdm,
-) -> list[Path]:
-    """Make the shards that aren't there yet; return all, in order."""
-    shards: list[Path] = []
+) -> tuple[list[Path], list[Path]]:
+    """Make the shards that aren't there yet; return those to train on and those held out."""
+    shards: tuple[list[Path], list[Path]] = [], []
     waiting: set[Any] = set()
     first = [text for text in (next(texts, None), next(texts, None)) if text]
     with ExitStack() as stack:
         executor = None
-        if workers != 1 and len(first) > 1:
+        if workers != 1 and sum(text.bytes for text in first) > shard_texts.SHARD:
             start = partial(local_workers, workers) if isinstance(workers, int) else workers
             executor = stack.enter_context(start(place, tokenizer, max_sentence_tokens))
         for text in chain(first, texts):
-            shard = place / f"shard-{text.number:05d}"
-            shards.append(shard)
+            shard = place / f"shard-{text.name}"
+            shards[text.is_held_out].append(shard)
             if is_whole(shard, text.sha256, tokenizer, max_sentence_tokens):
                 text.path.unlink()
                 bar.update(text.bytes)

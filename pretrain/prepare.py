@@ -22,6 +22,9 @@ def run(config: PrepareConfig) -> int:
     """Run the command; return its exit code."""
     corpus = prepare_files(config)
     print(render_quality(corpus.manifest))
+    if held_out := corpus.held_out():
+        documents, tokens = held_out.manifest["documents"], held_out.manifest["tokens"]
+        print(f"held out: {documents:,} documents, {tokens:,} tokens")
     print(f"prepared: {corpus.directory}")
     return 0
 
@@ -45,6 +48,7 @@ def prepare_files(config: PrepareConfig) -> Corpus:
         max_sentence_tokens=config.max_sentence_tokens,
         rows=rows,
         drop_duplicates=not config.keep_duplicates,
+        validation_share=config.validation_share,
         workers=config.workers or os.cpu_count() or 1,
     )
     _delete_vocabularies(config.out)

@@ -38,6 +38,9 @@ class PrepareConfig(Checked):
     """Count .jsonl rows without a text, instead of refusing the file."""
     keep_duplicates: bool = False
     """Keep documents whose words are all those of an earlier one."""
+    validation_share: float = 0.0
+    """Share of the documents to hold out, such as 0.01: bert pretrain --data evaluates on them.
+    The hash of a document's words decides. A vocabulary is learned from all."""
     max_sentence_tokens: int = 128
     """A longer sentence is cut into equal parts."""
 
@@ -52,3 +55,4 @@ class PrepareConfig(Checked):
         ):
             value = getattr(self, name)
             self._require(name, f"{least} or more", value is None or value >= least)
+        self._require("validation_share", "0 or a share below 1", 0 <= self.validation_share < 1)

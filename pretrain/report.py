@@ -129,7 +129,7 @@ def model_card(
             "",
             "## Results on the held-out text",
             "",
-            *(_table(results) if results else ["None: there were no validation files."]),
+            *(_table(results) if results else ["None: no text was held out."]),
             "",
             "## How it was made",
             "",

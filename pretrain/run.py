@@ -105,7 +105,7 @@ def pretrain(config: PretrainConfig, world: World = ALONE) -> PretrainResult:
             )
         check_vocabulary(model_config, tokenizer)
         corpus = _training_corpus(config, tokenizer)
-        held_out = _held_out(config, tokenizer)
+        held_out = _held_out(config, corpus, tokenizer)
         domain = _domain(config, tokenizer)
     phases = _phases(config, corpus, tokenizer)
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
@@ -268,13 +268,21 @@ def _masks(config: PretrainConfig) -> MaskRecipe | MaskSchedule | None:
     return MaskSchedule(recipe, config.final_mask_rate, steps * config.training.accumulation)
 
 
-def _held_out(config: PretrainConfig, tokenizer: Tokenizer) -> list[PretrainingBatch]:
-    """Make the batches that the run is judged on; none without validation files."""
-    if not config.validation_files:
+def _held_out(
+    config: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer
+) -> list[PretrainingBatch]:
+    """Make the batches that the run is judged on; none where nothing is held out."""
+    if config.validation_files:
+        home = config.out / "data" / "validation"
+        held_out = open_corpus(config.validation_files, home, tokenizer)
+    else:
+        held_out = corpus.held_out()
+    if held_out is None:
+        config.refuse_evaluations()
+        say("no text is held out (--validation-files), so the run is not evaluated")
         return []
-    home = config.out / "data" / "validation"
     return held_out_batches(
-        open_corpus(config.validation_files, home, tokenizer),
+        held_out,
         tokenizer,
         max_length=config.max_length,
         tokens_per_batch=config.tokens_per_batch,

@@ -12,7 +12,7 @@ from bert import BertConfig, load_pretrained
 from bert.cli import main
 from bert.training.config import TrainingConfig
 from bert.training.log import read_log
-from pretrain.config import PretrainConfig
+from pretrain.config import CONFIG_DEFAULTS, PretrainConfig
 from pretrain.objective import PretrainingObjective
 from pretrain.report import add_losses
 from pretrain.run import pretrain
@@ -165,7 +165,8 @@ def test_another_objective_is_another_run(config):
         ),
         (
             ["--training.evaluate-every", "100"],
-            "--training.evaluate-every: expected none without validation_files, got '100'",
+            "--training.evaluate-every: expected none without validation_files or data that holds "
+            "some out, got '100'",
         ),
     ],
 )
@@ -177,7 +178,12 @@ def test_a_users_mistake_is_one_line(arguments, message, tmp_path, monkeypatch, 
     assert error.startswith("bert pretrain: error: ") and message in error
 
 
-@pytest.mark.errors
-def test_no_evaluation_may_be_said_without_validation_files(config):
-    training = replace(config.training, evaluate_every=None)
-    replace(config, validation_files=(), training=training)
+def test_a_run_that_cannot_be_evaluated_says_so(config, capsys):
+    """Also where the interval was given that is the default, which can't be told from it."""
+    for every in (None, CONFIG_DEFAULTS.evaluate_every):
+        training = replace(config.training, budget="1", evaluate_every=every)
+        out = config.out / f"{every}"
+        result = pretrain(replace(config, out=out, validation_files=(), training=training))
+        assert result.training.evaluation is None
+        assert "no text is held out (--validation-files), so the run" in capsys.readouterr().err
+        assert "None: no text was held out." in (result.model / "README.md").read_text()
