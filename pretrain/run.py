@@ -18,7 +18,8 @@ An interrupted run takes up what is there: the vocabulary, the data and the newe
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,19 @@ def run(config: PretrainConfig) -> int:
         return pretrain(config, world).training.exit_code
 
 
-def pretrain(config: PretrainConfig, world: World = ALONE) -> PretrainResult:
+def pretrain(
+    config: PretrainConfig,
+    world: World = ALONE,
+    clock: Callable[[], float] = time.monotonic,
+) -> PretrainResult:
     """Learn a vocabulary, prepare the text, train, and leave all in `config.out`.
 
     Several processes train together; the first prepares and saves.
+
+    Args:
+        config: see there.
+        world: the processes.
+        clock: what a budget in seconds counts, see `train`.
 
     Raises:
         ValueError: the files, the model and the configuration don't fit together, or another run
@@ -140,6 +150,7 @@ def pretrain(config: PretrainConfig, world: World = ALONE) -> PretrainResult:
         resume=config.resume,
         overwrite=config.overwrite,
         world=world,
+        clock=clock,
     )
     if trained.interrupted is not None:
         say(f"interrupted after step {trained.step}; the same command goes on from there")
