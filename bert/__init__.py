@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from bert.checkpoint import load_pretrained as load_pretrained
     from bert.checkpoint import save_pretrained as save_pretrained
     from bert.config import BertConfig as BertConfig
+    from bert.finetuning import BertForMultipleChoice as BertForMultipleChoice
     from bert.finetuning import BertForQuestionAnswering as BertForQuestionAnswering
     from bert.finetuning import BertForSequenceClassification as BertForSequenceClassification
     from bert.finetuning import BertForTokenClassification as BertForTokenClassification
@@ -23,6 +24,7 @@ _HOME = {
     "Bert": "bert.model",
     "BertConfig": "bert.config",
     "BertForMaskedLM": "bert.pretraining",
+    "BertForMultipleChoice": "bert.finetuning",
     "BertForPreTraining": "bert.pretraining",
     "BertForQuestionAnswering": "bert.finetuning",
     "BertForSequenceClassification": "bert.finetuning",

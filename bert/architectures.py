@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bert.finetuning import (
+    BertForMultipleChoice,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -19,6 +20,7 @@ Model = (
     | BertForMaskedLM
     | BertForSequenceClassification
     | BertForTokenClassification
+    | BertForMultipleChoice
     | BertForQuestionAnswering
 )
 ARCHITECTURES: dict[type[Model], str] = {
@@ -27,6 +29,7 @@ ARCHITECTURES: dict[type[Model], str] = {
     BertForMaskedLM: "BertForMaskedLM",
     BertForSequenceClassification: "BertForSequenceClassification",
     BertForTokenClassification: "BertForTokenClassification",
+    BertForMultipleChoice: "BertForMultipleChoice",
     BertForQuestionAnswering: "BertForQuestionAnswering",
 }
 """What Hugging Face calls a class of ours."""
@@ -36,8 +39,8 @@ _CLASSES: dict[str, type[Model]] = {
     # The configuration refuses a decoder; without one this is BertForMaskedLM.
     "BertLMHeadModel": BertForMaskedLM,
 }
-# No class of ours has these heads alone: the encoder and the pooler are taken, with a warning.
-_ENCODER_ONLY = ("BertForNextSentencePrediction", "BertForMultipleChoice")
+# No class of ours has this head alone: the encoder and the pooler are taken, with a warning.
+_ENCODER_ONLY = ("BertForNextSentencePrediction",)
 # Each of these has a `classifier`, and what it learnt is of no use to the others.
 WITH_CLASSIFIER = (
     "BertForSequenceClassification", "BertForTokenClassification", "BertForMultipleChoice",

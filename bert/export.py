@@ -4,6 +4,7 @@ Imports no torch, so that `--help` answers at once.
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -174,13 +175,6 @@ def model_of(checkpoint: "Checkpoint") -> "Model":
     import torch
 
     from bert.config import BertConfig
-    from bert.finetuning import (
-        BertForQuestionAnswering,
-        BertForSequenceClassification,
-        BertForTokenClassification,
-    )
-    from bert.model import Bert
-    from bert.pretraining import BertForMaskedLM, BertForPreTraining
     from bert.weight_names import head_of
 
     # The objective of a task holds its model as `model`.
@@ -196,6 +190,30 @@ def model_of(checkpoint: "Checkpoint") -> "Model":
             f"{checkpoint.path}: expected the checkpoint of a BERT, got another model's"
         )
     config = BertConfig.from_dict(described, str(checkpoint.path / "training.json"))
+    kind = _class_of(described, heads)
+    with torch.device("meta"):
+        model = kind(config)
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from None
+    return model.eval()
+
+
+def _class_of(described: Mapping[str, Any], heads: set[str | None]) -> type[Any]:
+    """Choose the class that a run was training: the one it names, or else by the heads."""
+    from bert.architectures import ARCHITECTURES
+    from bert.finetuning import (
+        BertForQuestionAnswering,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+    )
+    from bert.model import Bert
+    from bert.pretraining import BertForMaskedLM, BertForPreTraining
+
+    for kind, theirs in ARCHITECTURES.items():
+        if described.get("architectures") == [theirs]:
+            return kind
     kinds: list[tuple[set[str | None], type[Any]]] = [
         ({"nsp_head"}, BertForPreTraining),
         ({"mlm_head"}, BertForMaskedLM),
@@ -204,14 +222,7 @@ def model_of(checkpoint: "Checkpoint") -> "Model":
         ({"classifier"}, BertForTokenClassification),
         (set(), Bert),
     ]
-    kind = next(kind for needed, kind in kinds if needed <= heads)
-    with torch.device("meta"):
-        model = kind(config)
-    try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{checkpoint.path}: {error}") from None
-    return model.eval()
+    return next(kind for needed, kind in kinds if needed <= heads)
 
 
 def _read_tokenizer(place: Path, given: Path | None) -> "Tokenizer | None":

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -68,6 +69,47 @@ class BertForTokenClassification(nn.Module):
         seed = self.bert.dropout_seed(dropout_seed)
         hidden = self.bert.encode(batch, seed).last_hidden_state
         return self.classifier(self.bert.kernels.dropout(hidden, self.bert.head_dropout(seed)))
+
+
+class BertForMultipleChoice(nn.Module):
+    """Choose among texts, such as a question with each of its answers (Devlin et al. 2018, 4.4).
+
+    Each choice is a sequence of its own and gets one logit. How many choices a question has is
+    not the model's business: a packed batch may hold questions with two and with five.
+    """
+
+    def __init__(self, config: BertConfig, kernels: KernelSet | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config, kernels)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        init_weights(self.classifier, config)
+
+    def forward(
+        self,
+        input_ids: Int64[Tensor, "batch choices seq"],
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Float[Tensor, "batch choices"]:
+        """Return each choice's logit; −inf for one without a token, which is no choice."""
+        if input_ids.ndim != 3:
+            raise ValueError(
+                f"input_ids: expected shape [batch, choices, seq], got {list(input_ids.shape)}"
+            )
+        rows = [x if x is None else x.flatten(0, 1) for x in (attention_mask, token_type_ids)]
+        batch, _ = self.bert.pack(input_ids.flatten(0, 1), *rows)
+        is_choice = batch.sequences.cu_seqlens.diff() > 0
+        logits = torch.where(is_choice, self.logits(batch).squeeze(1), float("-inf"))
+        return logits.view(input_ids.shape[:2])
+
+    def logits(
+        self, batch: PackedBatch, dropout_seed: Tensor | None = None
+    ) -> Float[Tensor, "seqs 1"]:
+        """Return each choice's logit, from a packed batch."""
+        seed = self.bert.dropout_seed(dropout_seed)
+        pooled = self.bert.encode(batch, seed).pooled
+        assert pooled is not None
+        return self.classifier(self.bert.kernels.dropout(pooled, self.bert.head_dropout(seed)))
 
 
 @dataclass(frozen=True)

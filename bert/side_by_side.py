@@ -23,7 +23,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from bert.architectures import Model
-from bert.finetuning import BertForQuestionAnswering
+from bert.finetuning import BertForMultipleChoice, BertForQuestionAnswering
 from bert.model import Bert, Encoded
 from bert.packing import PackedBatch
 from bert.parity_table import Row
@@ -83,7 +83,7 @@ def compare_models(
         our_values |= _head_outputs(ours, trunk, packed, encoded)
     with ExitStack() as hooks, torch.no_grad():
         their_values = _record_theirs(theirs, our_values, hooks)
-        theirs(**batch.inputs)
+        theirs(**_their_inputs(ours, batch))
     is_token = torch.zeros(batch.input_ids.numel(), dtype=torch.bool).index_fill(0, kept, True)
     is_token = is_token.view(batch.input_ids.shape)
     rows = []
@@ -139,6 +139,13 @@ def _head_outputs(
         head = "qa_outputs" if isinstance(ours, BertForQuestionAnswering) else "classifier"
         values[head] = ours.logits(packed)
     return values
+
+
+def _their_inputs(ours: Model, batch: PaddedBatch) -> dict[str, Any]:
+    """Give the arguments of their forward: for multiple choice, the choices of one question."""
+    if not isinstance(ours, BertForMultipleChoice):
+        return batch.inputs
+    return {name: x if x is None else x[None] for name, x in batch.inputs.items()}
 
 
 def _record_theirs(theirs: nn.Module, names: Iterable[str], hooks: ExitStack) -> dict[str, Tensor]:
@@ -203,7 +210,7 @@ def _outputs(
     ours: Model, theirs: Any, batch: PaddedBatch, packed: PackedBatch, is_token: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run both models up to their outputs, without the padding."""
-    output = theirs(**batch.inputs)
+    output = theirs(**_their_inputs(ours, batch))
     if isinstance(ours, Bert):
         encoded = ours.encode(packed)
         mine = [encoded.last_hidden_state, encoded.pooled]
@@ -214,6 +221,8 @@ def _outputs(
     else:
         assert not isinstance(ours, BertForMaskedLM)
         mine, other = [ours.logits(packed)], [output.logits]
+        if isinstance(ours, BertForMultipleChoice):
+            other = [output.logits.T]
     return (
         [value for value in mine if value is not None],
         [

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bert.architectures import ARCHITECTURES
 from bert.checkpoint import load_with_report, model_directory
 from bert.config import BertConfig
 from bert.encoder import Layer
@@ -78,7 +79,7 @@ class Prepared:
         """Return what may not change when the run is resumed, as JSON."""
         return {
             "task": self.config.task,
-            "model": self.encoder.to_dict(),
+            "model": self.encoder.to_dict(ARCHITECTURES[self.task.model_class]),
             "initial_weights": hash_tensors(state_tensors(model)),
             "tokenizer": self.tokenizer.sha256,
             "batch_size": self.config.batch_size,

@@ -2,7 +2,8 @@
 
     operations of a step = 3 · Σ over its micro-batches of
         L · (T · (8h² + 4hf) + 4h · Σ n²)   layers: four h×h maps, two h×f; Q·Kᵀ and P·V
-        + S · (2h² + 2hc)                   pooler and classifier, a row a sequence
+        + S · (2h² + 2hc)                   pooler and classifier, a row a sequence; or
+        + T · 2hc                           classifier of tokens, without a pooler
         + D · (2h² + 2hV)                   masked-word head, its D rows alone
 
 with L layers of width h and feed-forward width f, T tokens in S sequences of lengths n, c classes
@@ -29,7 +30,12 @@ PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 
 
 def training_operations(
-    model: BertConfig, lengths: Sequence[int], *, classes: int = 0, decoded: int = 0
+    model: BertConfig,
+    lengths: Sequence[int],
+    *,
+    classes: int = 0,
+    token_classes: int = 0,
+    decoded: int = 0,
 ) -> int:
     """Count the operations of a forward and a backward pass; see the file's head.
 
@@ -37,12 +43,15 @@ def training_operations(
         model: its shape.
         lengths: tokens of each sequence.
         classes: of a classifier on the pooler; without one 0, and the pooler is counted too.
+        token_classes: of a classifier of tokens, whose model has no pooler; else 0.
         decoded: tokens that get logits over the vocabulary.
     """
     h, f = model.hidden_size, model.intermediate_size
     tokens, squares = sum(lengths), sum(length**2 for length in lengths)
     layers = model.num_hidden_layers * (tokens * (8 * h**2 + 4 * h * f) + 4 * h * squares)
     pooled = len(lengths) * (2 * h**2 + 2 * h * classes)
+    if token_classes:
+        pooled = tokens * 2 * h * token_classes
     return 3 * (layers + pooled + decoded * (2 * h**2 + 2 * h * model.vocab_size))
 
 

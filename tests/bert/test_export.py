@@ -11,6 +11,7 @@ from bert import (
     Bert,
     BertConfig,
     BertForMaskedLM,
+    BertForMultipleChoice,
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -121,6 +122,7 @@ def test_every_layout_becomes_one_file(layout, model_dir, tmp_path, tokenizer, c
         BertForMaskedLM,
         BertForSequenceClassification,
         BertForTokenClassification,
+        BertForMultipleChoice,
         BertForQuestionAnswering,
     ],
 )
@@ -386,6 +388,16 @@ def test_a_checkpoint_of_any_class(kind, tmp_path, tokenizer):
     exported = export(path, tmp_path / "out")
     assert type(exported) is kind
     assert Tokenizer.load(tmp_path / "out") == tokenizer
+
+
+def test_a_checkpoint_of_a_class_that_its_heads_do_not_tell(tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "run" / "tokenizer")
+    model = BertForMultipleChoice(CONFIG)
+    described = CONFIG.to_dict("BertForMultipleChoice")
+    path = checkpoint(tmp_path / "run", model, 3, model=described)
+    exported = export(path, tmp_path / "out")
+    assert type(exported) is BertForMultipleChoice
+    assert_same(exported, model)
 
 
 def test_untied_weights_stay_untied(tmp_path, tokenizer):

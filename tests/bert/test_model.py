@@ -9,6 +9,7 @@ from bert import (
     Bert,
     BertConfig,
     BertForMaskedLM,
+    BertForMultipleChoice,
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -217,7 +218,11 @@ def test_fine_tuning_heads():
     assert spans.start_logits.shape == spans.end_logits.shape == (2, 6)
     assert (spans.start_logits[1, 4:] == float("-inf")).all()
     assert torch.isfinite(spans.end_logits[0]).all()
-    trained = model_of(BertForSequenceClassification).train()
+    for classifier in (BertForSequenceClassification, BertForMultipleChoice):
+        dropout_follows_from_the_seed(model_of(classifier).train())
+
+
+def dropout_follows_from_the_seed(trained):
     batch = PackedBatch.from_lists([[1, 2, 3]])
     assert torch.equal(
         trained.logits(batch, torch.tensor(1)), trained.logits(batch, torch.tensor(1))
@@ -225,6 +230,22 @@ def test_fine_tuning_heads():
     assert not torch.equal(
         trained.logits(batch, torch.tensor(1)), trained.logits(batch, torch.tensor(2))
     )
+
+
+def test_a_choice_is_rated_alone_and_one_without_tokens_is_none():
+    model = model_of(BertForMultipleChoice).eval()
+    tokens = ids(6, 7).view(2, 3, 7)
+    mask = torch.ones_like(tokens)
+    mask[0, 1, 4:], mask[1, 2] = 0, 0
+    types = torch.randint(2, tokens.shape)
+    logits = model(tokens, mask, types)
+    assert logits.shape == (2, 3) and logits[1, 2] == float("-inf")
+    for row, choice in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1)):
+        kept = mask[row, choice] == 1
+        alone = PackedBatch.from_lists(
+            [tokens[row, choice][kept].tolist()], [types[row, choice][kept].tolist()]
+        )
+        torch.testing.assert_close(model.logits(alone)[0, 0], logits[row, choice])
 
 
 @pytest.mark.errors
@@ -235,6 +256,10 @@ def test_fine_tuning_heads():
         (lambda m: m(ids(5)), "input_ids: expected shape [batch, seq], got [5]"),
         (lambda m: m(ids(2, 5), ids(2, 4)), "attention_mask: expected the shape of input_ids, "),
         (lambda m: m(ids(2, 5), None, ids(5)), "token_type_ids: expected the shape of input_ids"),
+        (
+            lambda _: model_of(BertForMultipleChoice)(ids(2, 5)),
+            "input_ids: expected shape [batch, choices, seq], got [2, 5]",
+        ),
         (lambda m: m(ids(1, 3) + 50), "input_ids: expected ids from 0 to 49 (vocab_size), got "),
         (lambda m: m(-ids(1, 3)), "input_ids: expected ids from 0 to 49 (vocab_size), got -"),
         (

@@ -43,6 +43,7 @@ CLASSES = (
     "BertForMaskedLM",
     "BertForSequenceClassification",
     "BertForTokenClassification",
+    "BertForMultipleChoice",
     "BertForQuestionAnswering",
 )
 

@@ -2,11 +2,16 @@
 
 import json
 
+import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bert import BertConfig, BertForPreTraining, PackedBatch
-from bert.finetuning import BertForSequenceClassification
+from bert.finetuning import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 from bert.training.config import TrainingConfig
 from bert.training.hardware import choose_hardware
 from bert.training.log import read_log
@@ -40,6 +45,14 @@ def test_classification_is_counted_to_the_operation():
     with FlopCounterMode(display=False) as counter:
         model.logits(batch(), torch.tensor(3)).sum().backward()
     assert training_operations(config, LENGTHS, classes=3) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("kind", [BertForQuestionAnswering, BertForTokenClassification])
+def test_a_classifier_of_tokens_is_counted_to_the_operation(kind):
+    model = kind(SHAPE, REFERENCE).train()
+    with FlopCounterMode(display=False) as counter:
+        model.logits(batch(), torch.tensor(3)).sum().backward()
+    assert training_operations(SHAPE, LENGTHS, token_classes=2) == counter.get_total_flops()
 
 
 class Counted(ToyObjective):
