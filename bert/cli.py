@@ -56,7 +56,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         "finetune.predict:PredictConfig",
         "finetune.predict:run",
-        "classify texts with a fine-tuned model",
+        "answer texts with a fine-tuned model",
         ("model",),
     ),
     "fill-mask": Command(

@@ -40,7 +40,7 @@ _NO_EFFECT = {
     "eos_token_id", "gradient_checkpointing", "model_name", "output_attentions",
     "output_hidden_states", "pooler_fc_size", "pooler_num_attention_heads",
     "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "return_dict", "sep_token_id",
-    "task_specific_params", "torch_dtype", "torchscript", "transformers_version", "use_cache",
+    "torch_dtype", "torchscript", "transformers_version", "use_cache",
     "bad_words_ids", "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping",
     "encoder_no_repeat_ngram_size", "eos_token_ids", "forced_bos_token_id",
     "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
@@ -89,6 +89,10 @@ class BertConfig:
     """The names of a fine-tuning head's classes."""
     problem_type: str | None = None
     """regression, single_label_classification or multi_label_classification."""
+    finetuning_task: str | None = None
+    """The name of the task that the head was trained for, for whoever predicts with it."""
+    task_specific_params: dict[str, Any] | None = None
+    """What that task was told, by its name."""
 
     def __post_init__(self) -> None:
         """Refuse what can't be a BERT, naming the field."""
@@ -134,6 +138,10 @@ class BertConfig:
             raise ValueError(
                 f"problem_type: expected one of {problems[1:]}, got {self.problem_type!r}"
             )
+        for name, kind in (("finetuning_task", str), ("task_specific_params", dict)):
+            value: Any = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise ValueError(f"{name}: expected a {kind.__name__} or null, got {value!r:.80}")
 
     @property
     def head_dim(self) -> int:
@@ -187,7 +195,7 @@ class BertConfig:
                 taken[name] = _labels(value, source)
             elif name in ours:
                 taken[name] = value
-            elif name not in _NO_EFFECT | {"label2id", "num_labels", "finetuning_task"}:
+            elif name not in _NO_EFFECT | {"label2id", "num_labels"}:
                 near = get_close_matches(name, ours | set(_ONLY), n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise ValueError(f"{source}: {name}: not a setting of BERT{hint}")
@@ -219,8 +227,9 @@ class BertConfig:
         values = asdict(self)
         values["id2label"] = {str(i): label for i, label in self.id2label.items()}
         values["label2id"] = {label: i for i, label in self.id2label.items()}
-        if self.problem_type is None:
-            del values["problem_type"]
+        for name in ("problem_type", "finetuning_task", "task_specific_params"):
+            if values[name] is None:
+                del values[name]
         head = {"architectures": [architecture]} if architecture else {}
         return {**head, "model_type": "bert", **values}
 

@@ -1,5 +1,6 @@
 """Fine-tuning: labelled texts, a pretrained BERT, and a report of what it learned.
 
 Read run.py first. config.py says what can be asked for, tables.py reads files, data.py makes
-micro-batches of them, classification.py is the task, metrics.py the report, predict.py the use.
+rows of them and batches.py micro-batches, task.py says what a task is, tasks/ has them,
+metrics.py the report, predict.py the use.
 """

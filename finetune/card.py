@@ -6,10 +6,11 @@ from typing import Any
 from bert.command import command_line
 from bert.config import BertConfig
 from finetune.config import FinetuneConfig
-from finetune.task import Scores
+from finetune.task import Scores, Task
 
 
 def model_card(
+    task: Task[Any, Any],
     config: FinetuneConfig,
     model: BertConfig,
     data: Mapping[str, Mapping[str, Any]],
@@ -18,6 +19,7 @@ def model_card(
     """Write the card.
 
     Args:
+        task: what was learned.
         config: the run, resolved.
         model: the trained model's configuration.
         data: `Rows.describe` of each file, by what it was for.
@@ -27,14 +29,14 @@ def model_card(
     lines = [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {task.pipeline}",
         "tags: [bert, plainbert]",
         "---",
         "",
         f"# BERT for {config.task}",
         "",
         f"{model.num_hidden_layers} layers of width {model.hidden_size}, weights {start}, "
-        f"fine-tuned with plainbert to tell: {', '.join(model.id2label.values())}.",
+        f"fine-tuned with plainbert {task.purpose(model)}.",
         "",
         "## Data",
         "",

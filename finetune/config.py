@@ -6,13 +6,11 @@ Imports no torch, so that `--help` answers at once.
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from bert.checked import Checked
 from bert.config import PRESETS
 from bert.training.config import TrainingConfig
-
-Metric = Literal["accuracy", "macro_f1", "mcc"]
+from finetune import tasks
 
 EPOCHS = 3.0
 """How long to train where neither epochs nor a budget is given (Devlin et al. 2018, A.3)."""
@@ -65,8 +63,11 @@ class FinetuneConfig(Checked):
     """Labelled rows for the report at the end."""
     train_rows: int | None = None
     """Learn from this many rows of the train file, its first ones; None: from all."""
-    task: Literal["classification"] = "classification"
-    """What to learn: a class of each text or pair of texts."""
+    task: str = "classification"
+    """What to learn: a file of finetune/tasks, such as classification (a class of each text or
+    pair of texts)."""
+    options: tuple[str, ...] = ()
+    """Options of the task, NAME=VALUE; --options help lists them."""
     tokenizer: Path | None = None
     """Directory or file of the tokenizer; None: the model's own."""
     from_scratch: bool = False
@@ -85,8 +86,9 @@ class FinetuneConfig(Checked):
     """Rows in a micro-batch."""
     epochs: float | None = None
     """Passes over the train file; None: as long as training.budget says, else 3."""
-    best_metric: Metric = "accuracy"
-    """Metric on the validation file whose best value picks the checkpoint; the first of equals."""
+    best_metric: str | None = None
+    """Metric on the validation file whose best value picks the checkpoint, the first of equals;
+    None: the task's first, accuracy in classification."""
     seed: int = 0
     """Seed of the drawn weights, of the order of the rows, and of dropout."""
     training: TrainingConfig = CONFIG_DEFAULTS
@@ -100,6 +102,8 @@ class FinetuneConfig(Checked):
 
     def __post_init__(self) -> None:
         """Check what can be checked without a file, and name what is wrong."""
+        known = tasks.names()
+        self._require("task", f"one of {', '.join(known)}", self.task in known)
         self._require("max_length", "8 tokens or more", self.max_length >= 8)
         self._require("batch_size", "1 or more", self.batch_size >= 1)
         self._require("train_rows", "1 or more", self.train_rows is None or self.train_rows >= 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -104,13 +105,25 @@ def require_scikit_learn() -> Any:
     Raises:
         ModuleNotFoundError: it isn't installed; the message names the extra.
     """
+    return _require("sklearn", "scikit-learn")
+
+
+def require_seqeval() -> Any:
+    """Import seqeval's metrics, or say in one line how to get them.
+
+    Raises:
+        ModuleNotFoundError: it isn't installed; the message names the extra.
+    """
+    return _require("seqeval", "seqeval")
+
+
+def _require(package: str, name: str) -> Any:
     try:
-        import sklearn.metrics
+        import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != "sklearn":
+        if error.name != package:
             raise
         raise ModuleNotFoundError(
-            "scikit-learn is missing; install the extra report: pip install -e .[report]",
-            name="sklearn",
+            f"{name} is missing; install the extra report: pip install -e .[report]", name=package
         ) from None
-    return sklearn.metrics
+    return import_module(f"{package}.metrics")

@@ -1,5 +1,7 @@
 """`bert predict MODEL < texts`: a line in, a line out, in the same order, in bounded memory.
 
+The model's task says what a line is (finetune/tasks). Of a classifier:
+
 In:  a text a line, or two with a TAB between them; or (--format jsonl) an object a line, whose
      keys are `text`, or `text_a` and `text_b`, or another of the usual names of columns.
 Out: {"row": 1, "label": "…", "probabilities": {"…": 0.9, …}}, one line for each line of the input.
@@ -13,13 +15,13 @@ Imports no torch, so that `--help` answers at once.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from bert.text import TextReport
-from finetune.tables import USUAL_NAMES, decode_line
+from finetune.tables import decode_line
 
 if TYPE_CHECKING:
     from finetune.predictor import Predictor
@@ -32,7 +34,7 @@ WINDOW_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Classify the texts on the standard input; write a JSON object for each.
+    """Answer the rows on the standard input, by the model's task; write a JSON object for each.
 
     Raises:
         ValueError: a field is out of its range; the message names it.
@@ -41,13 +43,14 @@ class PredictConfig:
     model: Path
     """Directory of a fine-tuned model and its tokenizer."""
     format: Literal["text", "jsonl"] = "text"
-    """text: a text a line, or a pair with a TAB between; jsonl: an object a line."""
+    """text: a line is as the task reads it, such as a text, or a pair with a TAB between; jsonl:
+    an object a line."""
     max_length: int | None = None
     """Tokens of a row; what is longer is cut. None: as many as the model can take."""
     window: int = 1024
-    """Rows that are read before they are classified; 1: each row is answered at once."""
+    """Rows that are read before they are answered; 1: each row is answered at once."""
     batch_tokens: int = 2048
-    """Tokens that are classified at once; a GPU is faster with more."""
+    """Tokens that are computed at once; a GPU is faster with more."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1; auto: cuda where there is one."""
     threads: int | None = None
@@ -84,11 +87,12 @@ class Sink(Protocol):
 
 
 class InputRow(NamedTuple):
-    """A row of the input: its texts, or why there are none."""
+    """A row of the input: what the task read in it, or why there is nothing."""
 
     number: int
-    text_a: str = ""
-    text_b: str | None = None
+    size: int
+    """Bytes of its line."""
+    example: Any = None
     error: str | None = None
 
 
@@ -101,7 +105,7 @@ class PredictCounts:
 
 
 def run(config: PredictConfig) -> int:
-    """Classify the standard input; return the exit code, 0 even where rows had errors."""
+    """Answer the standard input; return the exit code, 0 even where rows had errors."""
     from finetune.predictor import Predictor
 
     predictor = Predictor.load(
@@ -125,7 +129,7 @@ def predict(
     """Write a line to `sink` for each line of `source`.
 
     Args:
-        predictor: classifies.
+        predictor: answers.
         source: the rows.
         sink: gets JSONL, whole windows at a time.
         config: gives the format and the window.
@@ -134,7 +138,9 @@ def predict(
     counts, report = PredictCounts(), TextReport()
     predictor.full, predictor.tokenizer.report = 0, report
     messages = sys.stderr if messages is None else messages
-    for window in windows(read_rows(source, config.format, report), config.window):
+    for window in windows(
+        read_rows(source, config.format, predictor.task.parse, report), config.window
+    ):
         for row, result in zip(window, _results(predictor, window), strict=True):
             counts.rows += 1
             if "error" in result:
@@ -142,14 +148,15 @@ def predict(
                 print(f"row {row.number}: {result['error']}", file=messages)
             print(json.dumps({"row": row.number, **result}, ensure_ascii=False), file=sink)
         sink.flush()
-    print(_summary(counts, report, predictor), file=messages)
+    told = summary(counts.rows, counts.errors, report, predictor.full, predictor.max_length)
+    print(told, file=messages)
     return counts
 
 
 def _results(predictor: "Predictor", window: list[InputRow]) -> Iterator[dict[str, Any]]:
     """Yield what is said of each row of a window."""
-    good = [(row.text_a, row.text_b) for row in window if row.error is None]
-    answers = iter(predictor.classify(good))
+    good = [row.example for row in window if row.error is None]
+    answers = iter(predictor.answer(good))
     for row in window:
         if row.error is not None:
             yield {"error": row.error}
@@ -158,10 +165,19 @@ def _results(predictor: "Predictor", window: list[InputRow]) -> Iterator[dict[st
             yield answer if isinstance(answer, dict) else {"error": answer}
 
 
-def _summary(counts: PredictCounts, report: TextReport, predictor: "Predictor") -> str:
-    parts = [f"{counts.rows} rows", f"{counts.errors} with errors"]
-    if predictor.full:
-        parts.append(f"{predictor.full} fill the {predictor.max_length} tokens or were cut")
+def summary(rows: int, errors: int, report: TextReport, full: int, max_length: int) -> str:
+    """Say in a line what a stream held.
+
+    Args:
+        rows: of the stream.
+        errors: rows that had one.
+        report: counts bytes that are no text.
+        full: rows that fill `max_length` tokens or were cut.
+        max_length: tokens of a row.
+    """
+    parts = [f"{rows} rows", f"{errors} with errors"]
+    if full:
+        parts.append(f"{full} fill the {max_length} tokens or were cut")
     if report.invalid_bytes:
         parts.append(f"{report.invalid_bytes} bytes that are not UTF-8, read as U+FFFD")
     return "; ".join(parts)
@@ -171,32 +187,37 @@ def _summary(counts: PredictCounts, report: TextReport, predictor: "Predictor") 
 
 
 def windows(rows: Iterable[InputRow], size: int) -> Iterator[list[InputRow]]:
-    """Cut the rows into lists of at most `size` rows and about WINDOW_BYTES characters."""
+    """Cut the rows into lists of at most `size` rows and about WINDOW_BYTES bytes."""
     window: list[InputRow] = []
-    characters = 0
+    held = 0
     for row in rows:
         window.append(row)
-        characters += len(row.text_a) + len(row.text_b or "")
-        if len(window) == size or characters >= WINDOW_BYTES:
+        held += row.size
+        if len(window) == size or held >= WINDOW_BYTES:
             yield window
-            window, characters = [], 0
+            window, held = [], 0
     if window:
         yield window
 
 
-def read_rows(source: Source, format: str, report: TextReport) -> Iterator[InputRow]:
+def read_rows(
+    source: Source,
+    format: str,
+    parse: Callable[[str | dict[str, Any]], Any],
+    report: TextReport,
+) -> Iterator[InputRow]:
     """Yield a row for each line, numbered from 1; never raises because of what a line holds."""
-    parse = {"text": _from_text, "jsonl": _from_json}[format]
     for number, raw in enumerate(_lines(source), start=1):
         if raw is None:
             error = f"expected at most {LONGEST_LINE} bytes, got a longer line"
-            yield InputRow(number, error=error)
+            yield InputRow(number, 0, error=error)
             continue
         text = decode_line(raw.removesuffix(b"\n").removesuffix(b"\r"), report)
         try:
-            yield InputRow(number, *parse(text))
+            example = parse(_record(text) if format == "jsonl" else text)
+            yield InputRow(number, len(raw), example)
         except ValueError as error:
-            yield InputRow(number, error=str(error))
+            yield InputRow(number, len(raw), error=str(error))
 
 
 def _lines(source: Source) -> Iterator[bytes | None]:
@@ -210,14 +231,8 @@ def _lines(source: Source) -> Iterator[bytes | None]:
         yield None
 
 
-def _from_text(line: str) -> tuple[str, str | None]:
-    texts = line.split("\t")
-    if len(texts) > 2:
-        raise ValueError(f"expected a text, or two with a TAB between, got {len(texts)}")
-    return texts[0], texts[1] if len(texts) == 2 else None
-
-
-def _from_json(line: str) -> tuple[str, str | None]:
+def _record(line: str) -> dict[str, Any]:
+    """Read an object."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -226,19 +241,4 @@ def _from_json(line: str) -> tuple[str, str | None]:
         ) from None
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, got {type(record).__name__}")
-    text_a, text_b = (_text_in(record, field) for field in ("text_a", "text_b"))
-    if text_a is None:
-        raise ValueError(f"expected a key {', '.join(USUAL_NAMES['text_a'])}")
-    return text_a, text_b
-
-
-def _text_in(record: dict[str, Any], field: str) -> str | None:
-    """Return the text under one of the usual names of a column; None where there is none."""
-    found = [name for name in USUAL_NAMES[field] if name in record]
-    if len(found) > 1:
-        raise ValueError(f"expected one text, got {' and '.join(found)}")
-    if not found:
-        return None
-    if not isinstance(record[found[0]], str):
-        raise ValueError(f"{found[0]}: expected a text, got {type(record[found[0]]).__name__}")
-    return record[found[0]]
+    return record

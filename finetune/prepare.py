@@ -1,6 +1,6 @@
 """All that a run needs before its first step: read, checked, and nothing left to guess."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,20 @@ from bert.tokenization import Tokenizer
 from bert.training.hardware import Hardware
 from bert.training.progress import say
 from bert.training.state import state_tensors
+from finetune import tasks
 from finetune.best import hash_tensors
-from finetune.classification import Classification
 from finetune.config import FinetuneConfig
 from finetune.task import EpochBatches, Task
 
-TASKS: dict[str, Task[Any]] = {"classification": Classification()}
+# The fields of BertConfig that a task sets.
+OF_THE_TASK = ("id2label", "problem_type", "finetuning_task", "task_specific_params")
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A run that is ready to begin; its model's weights are not read yet."""
 
-    task: Task[Any]
+    task: Task[Any, Any]
     config: FinetuneConfig
     """Resolved."""
     tokenizer: Tokenizer
@@ -55,8 +56,7 @@ class Prepared:
                 new=self.task.heads,
                 kernels=kernels,
                 **_changes(self.config),
-                id2label=self.encoder.id2label,
-                problem_type=self.encoder.problem_type,
+                **{name: getattr(self.encoder, name) for name in OF_THE_TASK},
             )
             self._redraw(model.bert)
         for line in report.warnings:
@@ -79,6 +79,7 @@ class Prepared:
         """Return what may not change when the run is resumed, as JSON."""
         return {
             "task": self.config.task,
+            "options": asdict(self.task),
             "model": self.encoder.to_dict(ARCHITECTURES[self.task.model_class]),
             "initial_weights": hash_tensors(state_tensors(model)),
             "tokenizer": self.tokenizer.sha256,
@@ -105,7 +106,8 @@ def prepare(config: FinetuneConfig) -> Prepared:
     Raises:
         ValueError: they don't fit; the message names the field, or the file and the place in it.
     """
-    task = TASKS[config.task]
+    task = tasks.configured(config.task, config.options)
+    config = replace(config, best_metric=_best_metric(config, task))
     encoder = _encoder(config)
     tokenizer = Tokenizer.load(config.tokenizer or _directory(config.model))
     if config.is_preset:
@@ -138,8 +140,19 @@ def prepare(config: FinetuneConfig) -> Prepared:
         rows,
         {purpose: values.describe() for purpose, values in rows.items()},
         batches,
-        task.head(encoder, train),
+        replace(task.head(encoder, train), **tasks.state(config.task, task)),
     )
+
+
+def _best_metric(config: FinetuneConfig, task: Task[Any, Any]) -> str:
+    """Return the metric that picks the checkpoint, which the task must have."""
+    chosen = config.best_metric or task.metrics[0]
+    if chosen not in task.metrics:
+        raise ValueError(
+            f"best_metric: expected one of {', '.join(task.metrics)}, those of {config.task}, "
+            f"got {chosen!r}"
+        )
+    return chosen
 
 
 def _encoder(config: FinetuneConfig) -> BertConfig:

@@ -37,9 +37,9 @@ from bert.training.trackers import require_trackers
 from finetune.best import BestWeights
 from finetune.card import model_card
 from finetune.config import FinetuneConfig
-from finetune.metrics import require_scikit_learn
 from finetune.prepare import Prepared, prepare
 from finetune.task import Scores
+from finetune.tasks import configured
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
 
     Raises:
         ValueError: the files, the labels, the model and the configuration don't fit together.
-        ModuleNotFoundError: scikit-learn is missing; the message names the extra.
+        ModuleNotFoundError: what the reports draw on is missing; the message names the extra.
         OSError: something could not be written.
     """
     if config.validation_file is not None or config.test_file is not None:
-        require_scikit_learn()
+        configured(config.task, config.options).require_libraries()
     refuse_file(config.out)
     require_trackers(config.training.trackers)
     description = config.out / "run.json"
@@ -95,7 +95,7 @@ def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
 
     def evaluate() -> Mapping[str, float]:
         summary = task.evaluate(model, rows["validation"]).summary()
-        best.offer(model, summary[config.best_metric])
+        best.offer(model, summary[config.best_metric or task.metrics[0]])
         return summary
 
     trained = train(
@@ -127,7 +127,7 @@ def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
             if purpose in rows
         }
     _report(config, trained, scores)
-    card = model_card(config, prepared.encoder, prepared.data, scores)
+    card = model_card(task, config, prepared.encoder, prepared.data, scores)
     save_pretrained(model, config.out / "model", prepared.tokenizer, card)
     say(f"model: {config.out / 'model'}")
     return FinetuneResult(config.out, trained, scores, config.out / "model")
@@ -138,11 +138,12 @@ def dry_run(config: FinetuneConfig) -> str:
     prepared = prepare(config)
     hardware = choose_hardware(config.training)
     encoder, tokens = prepared.encoder, prepared.batches
+    with torch.device("meta"):
+        model = prepared.task.model_class(encoder, hardware.kernels)
     guess = estimate(
         encoder,
         hardware,
-        parameters=encoder.parameter_count(heads=False)
-        + (encoder.hidden_size + 1) * encoder.num_labels,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         batch_tokens=tokens.mean_tokens,
         mean_length=tokens.mean_length,
         accumulation=config.training.accumulation,

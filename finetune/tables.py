@@ -13,13 +13,15 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert.text import TextReport
 from finetune.config import Columns
+from finetune.labels import read_class, shown
 
 USUAL_NAMES = {
     "text_a": ("text_a", "text", "sentence", "sentence1", "premise", "question1"),
@@ -32,12 +34,15 @@ _BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
 class Row(NamedTuple):
-    """One labelled text, or pair of texts, and the line of the file that it starts in."""
+    """One labelled text, or pair of texts, and the line of the file that it starts in.
+
+    The label is as `rows` was told to read it.
+    """
 
     line: int
     text_a: str
     text_b: str | None
-    label: str
+    label: Any
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,14 @@ class Table:
         used = (self.columns.text_a, self.columns.text_b, self.columns.label)
         return tuple(name for name in self.names if name not in used)
 
-    def rows(self, report: TextReport) -> Iterator[Row]:
-        """Yield the rows; `report` counts invalid bytes and the byte order mark.
+    def rows(
+        self, report: TextReport, read_label: Callable[[Any, str], Any] = read_class
+    ) -> Iterator[Row]:
+        """Yield the rows.
+
+        Args:
+            report: counts invalid bytes and the byte order mark.
+            read_label: makes a label of what stands in the column; told the place, for an error.
 
         Raises:
             ValueError: a row hasn't a text or a label; the message names the line and column.
@@ -88,7 +99,7 @@ class Table:
                 line,
                 _text(record, text_a, place),
                 None if text_b is None else _text(record, text_b, place),
-                _label(record, label, place),
+                read_label(record.get(label), f"{place}, column {label!r}"),
             )
 
     def sha256(self) -> str:
@@ -128,27 +139,8 @@ def _find_columns(path: Path, names: Sequence[str], asked: Columns) -> Columns:
 def _text(record: dict[str, Any], column: str, place: str) -> str:
     text = record.get(column)
     if not isinstance(text, str):
-        raise ValueError(f"{place}, column {column!r}: expected a text, got {_shown(text)}")
+        raise ValueError(f"{place}, column {column!r}: expected a text, got {shown(text)}")
     return text
-
-
-def _label(record: dict[str, Any], column: str, place: str) -> str:
-    value = record.get(column)
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(
-            f"{place}, column {column!r}: expected a label, a name or a whole number, "
-            f"got {_shown(value)}"
-        )
-    label = str(value).strip()
-    if not label:
-        raise ValueError(f"{place}, column {column!r}: expected a label, got nothing")
-    return label
-
-
-def _shown(value: Any) -> str:
-    """Show a wrong value, cut to what a line can hold."""
-    text = json.dumps(value, ensure_ascii=True)
-    return "nothing" if value is None else text if len(text) <= 60 else text[:57] + "..."
 
 
 # --- formats ---------------------------------------------------------------------------------
@@ -158,14 +150,25 @@ def _records(path: Path, report: TextReport) -> Iterator[tuple[int, dict[str, An
     """Yield each record with the line that it starts in, whatever the format."""
     packed = path.suffix in (".xz", ".gz")
     format_ = path.with_suffix("").suffix if packed else path.suffix
-    readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}
+    readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": read_jsonl}
     if format_ not in readers:
         raise ValueError(
             f"{path}: expected a name that ends in .tsv, .csv or .jsonl, and .xz or .gz after it"
         )
-    lines = _Lines(path, report)
-    try:
+    with reading(path, report) as lines:
         yield from readers[format_](lines)
+
+
+@contextmanager
+def reading(path: Path, report: TextReport) -> Iterator["Lines"]:
+    """Give a file's lines, and turn a broken file into one line that names it.
+
+    Raises:
+        ValueError: it can't be read, or unpacked.
+    """
+    lines = Lines(path, report)
+    try:
+        yield lines
     except _BROKEN as error:
         reason = getattr(error, "strerror", None) or error
         place = f"{path}, line {lines.number}" if lines.number else str(path)
@@ -181,7 +184,7 @@ def decode_line(raw: bytes, report: TextReport) -> str:
     return text
 
 
-class _Lines:
+class Lines:
     """The decoded lines of a file, with their ends; `number` is the last one's, from 1.
 
     A byte that is not UTF-8 is read as U+FFFD, and a byte order mark is dropped (bert/text.py).
@@ -206,7 +209,7 @@ class _Lines:
         return raw.removeprefix(b"\xef\xbb\xbf")
 
 
-def _read_tsv(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_tsv(lines: Lines) -> Iterator[tuple[int, dict[str, Any]]]:
     header: list[str] | None = None
     for text in lines:
         fields = text.rstrip("\r\n").split("\t")
@@ -218,7 +221,7 @@ def _read_tsv(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
             yield lines.number, _named(header, fields, lines.path, lines.number)
 
 
-def _read_csv(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_csv(lines: Lines) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(2**31 - 1)  # else a text of over 131,072 characters is an error
     header: list[str] | None = None
     # strict: an unclosed quotation mark is an error, and doesn't swallow the rest of the file.
@@ -239,7 +242,12 @@ def _read_csv(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
             yield start, _named(header, fields, lines.path, start)
 
 
-def _read_jsonl(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(lines: Lines) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each object with its line.
+
+    Raises:
+        ValueError: a line is none; the message names the file and the line.
+    """
     for text in lines:
         if not text.strip():
             continue
@@ -249,11 +257,11 @@ def _read_jsonl(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{place}: expected JSON: {error}") from None
         if not isinstance(record, dict):
-            raise ValueError(f"{place}: expected an object, got {_shown(record)}")
+            raise ValueError(f"{place}: expected an object, got {shown(record)}")
         yield lines.number, record
 
 
-def _checked_header(fields: list[str], lines: _Lines) -> list[str]:
+def _checked_header(fields: list[str], lines: Lines) -> list[str]:
     twice = sorted({name for name in fields if fields.count(name) > 1})
     if twice:
         raise ValueError(f"{lines.path}, line {lines.number}: column {twice[0]!r} is there twice")

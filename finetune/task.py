@@ -1,18 +1,29 @@
-"""What a task must offer so that run.py can learn it. finetune/classification.py is one to copy.
+"""What a task must offer so that run.py can learn it, and `bert predict` use what was learned.
 
 A task reads files into rows, says what head the model needs, trains it through the loop of
-bert/training, and evaluates it on rows. run.py does the rest: checkpoints, the best weights,
-reports, the saved model.
+bert/training, evaluates it on rows, and answers questions with it. run.py does the rest:
+checkpoints, the best weights, reports, the saved model. finetune/tasks/classification.py is one
+to copy; finetune/tasks/__init__.py finds it by the name of its file.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
+from bert.checked import Checked
 from bert.config import BertConfig
 from bert.tokenization import Tokenizer
 from bert.training.objective import Batches, Objective
 from finetune.config import FinetuneConfig
+from finetune.metrics import require_scikit_learn
+
+if TYPE_CHECKING:
+    from finetune.predictor import Predictor
+
+Answer = dict[str, Any] | str
+"""What `bert predict` prints of a row, as JSON; or, in words, why there is nothing to print."""
 
 
 @runtime_checkable
@@ -36,7 +47,7 @@ class Rows(Protocol):
 
 @runtime_checkable
 class EpochBatches(Batches[Any], Protocol):
-    """Micro-batches that go through the rows again and again."""
+    """Micro-batches that go through the rows again and again; ShuffledBatches is one."""
 
     @property
     def per_epoch(self) -> int:
@@ -64,7 +75,7 @@ class Scores(Protocol):
         ...
 
     def summary(self) -> dict[str, float]:
-        """Return the numbers to log; one of them is the configuration's best_metric."""
+        """Return the numbers to log; the task's metrics are among them."""
         ...
 
     def as_json(self) -> Mapping[str, Any]:
@@ -73,44 +84,85 @@ class Scores(Protocol):
 
 
 RowsT = TypeVar("RowsT", bound=Rows)
+ExampleT = TypeVar("ExampleT")
 
 
-@runtime_checkable
-class Task(Protocol[RowsT]):
-    """A kind of problem. `read` and `head` make all checks of the data: before the first step."""
+@dataclass(frozen=True)
+class Task(Checked, ABC, Generic[RowsT, ExampleT]):
+    """A kind of problem: a frozen dataclass, whose fields are its options, NAME=VALUE.
 
-    @property
-    def model_class(self) -> type[Any]:
-        """The model with the head that the task trains."""
-        ...
+    `RowsT` is a file's rows, `ExampleT` a row of the input of `bert predict`. The model's
+    directory keeps the options, so that `answer` has them when it is used.
+    """
 
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """The parts of the model that are drawn anew, as bert/checkpoint.py calls them."""
-        ...
+    model_class: ClassVar[type[Any]]
+    """The model with the head that the task trains."""
+    heads: ClassVar[tuple[str, ...]] = ("classifier",)
+    """The parts of the model that are drawn anew, as bert/checkpoint.py calls them."""
+    metrics: ClassVar[tuple[str, ...]]
+    """What best_metric may be, the usual one first; of each the greater is the better."""
+    pipeline: ClassVar[str]
+    """What Hugging Face calls the task, as `pipeline(...)` takes it."""
 
+    # --- to train ------------------------------------------------------------------------
+
+    @abstractmethod
     def read(
         self, path: Path, config: FinetuneConfig, tokenizer: Tokenizer, train: RowsT | None
     ) -> RowsT:
         """Read a file; `train` is None for the train file, and given for the others.
 
+        Here and in `head` are all checks of the data: before the first step.
+
         Raises:
             ValueError: a row that the task can't take; the message names the file and the place.
         """
-        ...
 
+    @abstractmethod
     def head(self, encoder: BertConfig, train: RowsT) -> BertConfig:
         """Return the encoder's configuration with the head that the rows need."""
-        ...
 
+    @abstractmethod
+    def purpose(self, model: BertConfig) -> str:
+        """Say what the model was trained to do, after "fine-tuned with plainbert "."""
+
+    @abstractmethod
     def objective(self, model: Any) -> Objective[Any]:
         """Return what the loop trains; it wraps `model` itself."""
-        ...
 
+    @abstractmethod
     def batches(self, train: RowsT, config: FinetuneConfig) -> EpochBatches:
         """Return the micro-batches of training."""
-        ...
 
+    @abstractmethod
     def evaluate(self, model: Any, rows: RowsT) -> Scores:
         """Score a model in evaluation mode; changes nothing."""
-        ...
+
+    def require_libraries(self) -> None:
+        """Look for what `evaluate` needs: before the first step.
+
+        Raises:
+            ModuleNotFoundError: it is missing; the message names the extra.
+        """
+        require_scikit_learn()
+
+    # --- to predict ----------------------------------------------------------------------
+
+    def check_model(self, model: BertConfig) -> None:  # noqa: B027 - most models will do
+        """Refuse a model that the task can't be done with.
+
+        Raises:
+            ValueError: the message begins with "model: ".
+        """
+
+    @abstractmethod
+    def parse(self, line: str | dict[str, Any]) -> ExampleT:
+        """Read a row: a line of text without its end, or (--format jsonl) an object.
+
+        Raises:
+            ValueError: it is none of the task's; in words that tell what was expected.
+        """
+
+    @abstractmethod
+    def answer(self, predictor: "Predictor", examples: Sequence[ExampleT]) -> list[Answer]:
+        """Answer the rows, in their order; add those that were cut to `predictor.full`."""

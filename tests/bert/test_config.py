@@ -50,7 +50,10 @@ def test_round_trip_through_hugging_faces_json(tmp_path):
 
 def test_transformers_reads_ours_and_we_read_theirs():
     transformers = pytest.importorskip("transformers")
-    config = BertConfig.preset("tiny", vocab_size=77, type_vocab_size=1)
+    config = BertConfig.preset(
+        "tiny", vocab_size=77, type_vocab_size=1, finetuning_task="multi-label",
+        task_specific_params={"multi-label": {"threshold": 0.25}},
+    )  # fmt: skip
     theirs = transformers.BertConfig(**config.to_dict("BertForPreTraining"))
     for field in fields(BertConfig):
         if field.name != "problem_type":

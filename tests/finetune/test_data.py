@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.batches import ShuffledBatches, TokenRows
 from finetune.config import Columns
-from finetune.data import LabelledBatches, LabelledRows, TokenRows, read_rows
+from finetune.data import LabelledRows, read_rows
 from finetune.labels import class_of, name_classes
 from finetune.tables import Table
 from tests.finetune.conftest import write_tsv
@@ -150,7 +151,7 @@ def test_a_label_that_is_no_class_is_told(names, label, message):
 def make_batches(count, batch_size, seed=0):
     tokens = token_rows([[i] * (1 + i % 5) for i in range(count)])
     table = Table(Path("rows.tsv"), Columns("text", None, "label"), ("text", "label"))
-    return LabelledBatches(
+    return ShuffledBatches(
         LabelledRows(table, tokens, np.arange(count), ("a",), 32), batch_size, seed
     )
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import finetune.run
 from bert.checkpoint import load_pretrained
 from bert.finetuning import BertForSequenceClassification
 from bert.training.log import read_log
 from bert.training.state import load_checkpoint
 from finetune.best import BestWeights
-from finetune.classification import ClassificationObjective
 from finetune.run import finetune as run_it
+from finetune.sequences import SequenceObjective
+from finetune.tasks.classification import Classification
 from tests.finetune.conftest import same, weights
 
 
@@ -30,7 +30,7 @@ def summaries(run):
 def test_the_best_evaluation_wins_not_the_last(make_config, monkeypatch):
     """The second of three evaluations is the best; then the weights go bad."""
     seen = []
-    real = finetune.classification.Classification.evaluate
+    real = Classification.evaluate
 
     def evaluate(self, model, rows):
         scores = real(self, model, rows)
@@ -38,7 +38,7 @@ def test_the_best_evaluation_wins_not_the_last(make_config, monkeypatch):
         accuracy = [0.5, 0.9, 0.7, 0.1, 0.1][len(seen) - 1]
         return replace(scores, accuracy=accuracy)
 
-    monkeypatch.setattr(finetune.classification.Classification, "evaluate", evaluate)
+    monkeypatch.setattr(Classification, "evaluate", evaluate)
     result = run_it(make_config({"budget": "6", "evaluate_every": "2"}, test_file=None))
     assert same(weights(result.run_dir), seen[1])
     assert not same(seen[1], seen[2])
@@ -112,7 +112,7 @@ def test_a_run_that_is_stopped_and_goes_on_is_one_that_never_stopped(
     run_it(whole)
 
     stopped = make_config(settings, out=tmp_path / "stopped")
-    real, calls = ClassificationObjective.forward, []
+    real, calls = SequenceObjective.forward, []
 
     def forward(self, batch, dropout_seed):
         calls.append(1)
@@ -120,7 +120,7 @@ def test_a_run_that_is_stopped_and_goes_on_is_one_that_never_stopped(
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batch, dropout_seed)
 
-    monkeypatch.setattr(ClassificationObjective, "forward", forward)
+    monkeypatch.setattr(SequenceObjective, "forward", forward)
     result = run_it(stopped)
     assert result.training.exit_code == 143
     assert result.model is None and not (stopped.out / "model").exists()

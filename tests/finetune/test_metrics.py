@@ -1,13 +1,13 @@
 """The report, against scikit-learn asked directly and against numbers worked out by hand."""
 
-import builtins
 import math
+import sys
 
 import numpy as np
 import pytest
 import sklearn.metrics
 
-from finetune.metrics import require_scikit_learn, score
+from finetune.metrics import require_scikit_learn, require_seqeval, score
 
 NAMES = ("bad", "fair", "good")
 
@@ -78,21 +78,19 @@ def test_numbers_can_be_logged():
 
 
 @pytest.mark.errors
-def test_without_scikit_learn_the_extra_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("sklearn"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name="sklearn")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+@pytest.mark.parametrize(
+    ("package", "name", "require"),
+    [("sklearn", "scikit-learn", require_scikit_learn), ("seqeval", "seqeval", require_seqeval)],
+)
+def test_without_a_library_the_extra_is_named(monkeypatch, package, name, require):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"{package}.metrics", raising=False)
     with pytest.raises(ModuleNotFoundError) as error:
-        require_scikit_learn()
+        require()
     assert str(error.value) == (
-        "scikit-learn is missing; install the extra report: pip install -e .[report]"
+        f"{name} is missing; install the extra report: pip install -e .[report]"
     )
-    assert error.value.name == "sklearn"  # by which the command line knows it
+    assert error.value.name == package  # by which the command line knows it
 
 
 @pytest.mark.filterwarnings("ignore:A single label")

@@ -18,11 +18,13 @@ from bert.finetuning import BertForSequenceClassification
 from bert.saving import save_pretrained
 from finetune.predict import PredictConfig, predict
 from finetune.predictor import Predictor
+from finetune.tasks.classification import Classification
 from kernels import REFERENCE
 from tests.finetune.conftest import TINY, WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = PredictConfig(Path("unused"))
+TASK = Classification()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def predictor(tokenizer):
     model = BertForSequenceClassification(TINY.with_labels(["bad", "fair", "good"]))
     with torch.no_grad():
         model.classifier.weight.mul_(5)  # so that texts differ in their answers
-    return Predictor(model, tokenizer)
+    return Predictor(TASK, model, tokenizer)
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_answers_come_in_the_order_of_the_lines(stream, predictor, window):
     records, _, counts = stream("\n".join(texts).encode(), window=window)
     assert [record["row"] for record in records] == list(range(1, 41))
     for text, record in zip(texts, records, strict=True):
-        (alone,) = predictor.classify([(text, None)])
+        (alone,) = predictor.answer([(text, None)])
         assert record["label"] == alone["label"]
         assert record["probabilities"] == pytest.approx(alone["probabilities"], abs=2e-6)
     # Answers differ from row to row, so that one could not stand for another.
@@ -79,15 +81,15 @@ def test_probabilities_add_up_and_the_label_has_the_greatest(stream):
 def test_an_empty_line_is_a_row_and_the_last_needs_no_end(stream, predictor):
     records, _, _ = stream(b"ban\n\n\r\nbar")
     assert [record["row"] for record in records] == [1, 2, 3, 4]
-    (nothing,) = predictor.classify([("", None)])
+    (nothing,) = predictor.answer([("", None)])
     assert records[1]["probabilities"] == records[2]["probabilities"] == nothing["probabilities"]
     assert stream(b"")[0] == []
 
 
 def test_a_tab_makes_a_pair(stream, predictor):
     records, messages, _ = stream(b"ban\tbar\nban bar\nban\t\na\tb\tc\n")
-    pair, single, half = predictor.classify([("ban", "bar"), ("ban bar", None), ("ban", "")])
-    (alone,) = predictor.classify([("ban", None)])
+    pair, single, half = predictor.answer([("ban", "bar"), ("ban bar", None), ("ban", "")])
+    (alone,) = predictor.answer([("ban", None)])
     answers = [answer["probabilities"]["fair"] for answer in (pair, single, half, alone)]
     assert len(set(answers)) == 4
     for record, expected in zip(records, (pair, single, half), strict=False):
@@ -128,16 +130,14 @@ def test_a_line_that_is_too_long_is_a_row_and_is_not_kept(stream, monkeypatch):
     assert records[1]["error"] == "expected at most 10 bytes, got a longer line"
 
 
-def test_windows_are_bounded_in_characters_too(predictor):
-    rows = [
-        finetune.predict.InputRow(i, "a" * (finetune.predict.WINDOW_BYTES // 3)) for i in range(8)
-    ]
+def test_windows_are_bounded_in_bytes_too():
+    rows = [finetune.predict.InputRow(i, finetune.predict.WINDOW_BYTES // 3) for i in range(8)]
     assert [len(window) for window in finetune.predict.windows(rows, 100)] == [4, 4]
     assert [len(window) for window in finetune.predict.windows(rows, 3)] == [3, 3, 2]
 
 
 def test_what_is_cut_is_counted(predictor, tokenizer):
-    short = Predictor(predictor.model, tokenizer, max_length=8)
+    short = Predictor(TASK, predictor.model, tokenizer, max_length=8)
     sink, messages = io.StringIO(), io.StringIO()
     predict(short, io.BytesIO(b"ban\n" + b"bar " * 20 + b"\n"), sink, CONFIG, messages)
     assert "1 fill the 8 tokens or were cut" in messages.getvalue()
@@ -147,14 +147,14 @@ def test_numbers_that_are_not_finite_are_an_error(tokenizer):
     model = BertForSequenceClassification(TINY)
     with torch.no_grad():
         model.classifier.weight.fill_(float("nan"))
-    assert Predictor(model, tokenizer).classify([("ban", None)]) == [
+    assert Predictor(TASK, model, tokenizer).answer([("ban", None)]) == [
         "expected finite numbers from the model, got NaN or infinity"
     ]
 
 
 def test_a_model_of_one_segment_type_refuses_pairs_row_by_row(tokenizer):
     model = BertForSequenceClassification(replace(TINY, type_vocab_size=1))
-    single, pair = Predictor(model, tokenizer).classify([("ban", None), ("ban", "bar")])
+    single, pair = Predictor(TASK, model, tokenizer).answer([("ban", None), ("ban", "bar")])
     assert "label" in single
     assert pair == "expected a single text: the model has one segment type"
 
@@ -181,7 +181,7 @@ def test_a_model_of_one_segment_type_refuses_pairs_row_by_row(tokenizer):
 def test_what_cannot_classify_is_refused(tokenizer, changes, message):
     model = BertForSequenceClassification(replace(TINY, **changes))
     with pytest.raises(ValueError) as error:
-        Predictor(model, tokenizer, max_length=40)
+        Predictor(TASK, model, tokenizer, max_length=40)
     assert str(error.value) == message
 
 
@@ -191,7 +191,7 @@ def test_an_encoder_without_a_trained_head_is_refused(predictor, tokenizer, tmp_
     with pytest.raises(ValueError) as error:
         Predictor.load(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}: expected a trained classifier, got no classifier.weight for one"
+        f"{tmp_path}: expected a trained head, got no classifier.weight for one"
     )
 
 

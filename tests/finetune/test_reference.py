@@ -9,58 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from bert.saving import save_pretrained
 from bert.tokenization import Tokenizer
 from bert.training.hardware import choose_hardware
-from bert.training.log import read_log
-from finetune.classification import predict_logits
-from finetune.data import TokenRows
+from finetune.batches import TokenRows
 from finetune.predictor import Predictor
 from finetune.prepare import prepare
 from finetune.run import finetune as run_it
+from finetune.sequences import predict_logits
 from tests.finetune.conftest import WORDS, planted, planted_pairs, write_tsv
 
 transformers = pytest.importorskip("transformers")
+from tests.finetune.theirs import both_losses  # noqa: E402
 
 STEPS = 12
-
-
-def theirs_padded(tokenizer, rows, max_length):
-    """A padded batch, tokenized by transformers."""
-    texts = [row[0] for row in rows]
-    pairs = [row[1] for row in rows] if len(rows[0]) == 3 else None
-    return tokenizer(
-        texts, pairs, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
-    )
-
-
-def their_losses(directory, rows, config, batches, rates):
-    """Fine-tune transformers' model from the same weights, in the same order; a loss a step."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(directory).train()
-    decayed = [p for n, p in model.named_parameters() if n.endswith("weight") and p.ndim == 2]
-    others = [p for n, p in model.named_parameters() if not (n.endswith("weight") and p.ndim == 2)]
-    training = config.training
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": training.weight_decay},
-         {"params": others, "weight_decay": 0.0}],
-        betas=training.betas, eps=training.eps,
-    )  # fmt: skip
-    classes = sorted({row[-1] for row in rows})
-    losses = []
-    for step, rate in enumerate(rates):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        window = range(step * training.accumulation, (step + 1) * training.accumulation)
-        chosen = [rows[i] for index in window for i in batches.chosen(index)]
-        labels = torch.tensor([classes.index(row[-1]) for row in chosen])
-        loss = model(**theirs_padded(tokenizer, chosen, config.max_length), labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
 
 
 @pytest.mark.parametrize("kind", ["single", "pair"])
@@ -77,16 +38,22 @@ def test_the_losses_of_a_run_are_those_of_transformers(make_config, tmp_path, ki
         max_length=16,  # some rows are cut
         batch_size=12,
     )
-    prepared = prepare(config)
-    model = prepared.build_model(choose_hardware(config.training))
-    save_pretrained(model, tmp_path / "initial", prepared.tokenizer)
+    labels = torch.tensor([["bad", "good"].index(row[-1]) for row in rows])
+    columns = list(zip(*rows, strict=True))[:-1]
 
-    run_it(config)
-    steps = list(read_log(config.out / "log.jsonl", "step"))
+    def make_feed(tokenizer):
+        def feed(chosen):
+            texts = [[column[i] for i in chosen] for column in columns]
+            padded = tokenizer(
+                *texts, padding=True, truncation=True, max_length=16, return_tensors="pt"
+            )
+            return {**padded, "labels": labels[chosen]}
+
+        return feed
+
+    auto_class = transformers.AutoModelForSequenceClassification
+    steps, theirs = both_losses(config, tmp_path / "initial", auto_class, make_feed)
     ours = [step["loss"] for step in steps]
-    theirs = their_losses(
-        tmp_path / "initial", rows, config, prepared.batches, [s["learning_rate"] for s in steps]
-    )
     assert len(ours) == STEPS
     assert max(step["grad_norm"] for step in steps) > 0.5  # so that clipping is seen
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
@@ -108,7 +75,7 @@ def test_transformers_pipeline_predicts_the_same_from_the_saved_directory(learne
         pipeline({"text": a, "text_pair": b}, top_k=None, truncation=True) for a, b in pairs
     ]
 
-    ours = Predictor.load(learned.model, device="cpu").classify(
+    ours = Predictor.load(learned.model, device="cpu").answer(
         [(text, None) for text in singles] + pairs
     )
     labels = set()

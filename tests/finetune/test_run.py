@@ -15,13 +15,13 @@ from bert.options import options_of
 from bert.saving import save_pretrained
 from bert.tokenization import Tokenizer
 from bert.training.hardware import choose_hardware
-from finetune.classification import predict_logits
 from finetune.config import Columns, FinetuneConfig
 from finetune.data import read_rows
 from finetune.metrics import score
 from finetune.prepare import prepare
 from finetune.run import dry_run
 from finetune.run import finetune as run_it
+from finetune.sequences import predict_logits
 from tests.finetune.conftest import TINY, planted_pairs, same, write_tsv
 
 # --- what is learned -------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""Tell the class of a text, or of a pair of texts (Devlin et al. 2018, section 4.1)."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from jaxtyping import Float
+
+from bert.config import BertConfig
+from bert.finetuning import BertForSequenceClassification
+from bert.tokenization import Tokenizer
+from finetune.config import FinetuneConfig
+from finetune.data import LabelledRows, check_trainable, read_rows
+from finetune.metrics import ClassificationScores, score
+from finetune.sequences import (
+    DIGITS,
+    SequenceObjective,
+    SequenceTask,
+    predict_logits,
+    refuse_one_segment,
+    refuse_other_kind,
+)
+
+
+@dataclass(frozen=True)
+class Classification(SequenceTask):
+    """One class for each text: `finetune.task.Task` says what each part is for."""
+
+    metrics = ("accuracy", "macro_f1", "mcc")
+
+    def read(
+        self,
+        path: Path,
+        config: FinetuneConfig,
+        tokenizer: Tokenizer,
+        train: LabelledRows | None,
+    ) -> LabelledRows:
+        """Read a file of labelled rows; the train file gives the classes."""
+        names = config.class_names if train is None else train.class_names
+        limit = config.train_rows if train is None else None
+        rows = read_rows(path, config.columns, tokenizer, config.max_length, names, limit)
+        if train is None:
+            check_trainable(rows)
+        else:
+            refuse_other_kind(path, rows, train)
+        return rows
+
+    def head(self, encoder: BertConfig, train: LabelledRows) -> BertConfig:
+        """Name the classes in the configuration."""
+        refuse_one_segment(encoder, train)
+        return encoder.with_labels(list(train.class_names), "single_label_classification")
+
+    def purpose(self, model: BertConfig) -> str:
+        """Name the classes."""
+        return f"to tell: {', '.join(model.id2label.values())}"
+
+    def objective(self, model: BertForSequenceClassification) -> SequenceObjective:
+        """Return the model with the cross-entropy of the true class, a term for each row."""
+        loss = partial(F.cross_entropy, reduction="sum")
+        return SequenceObjective(model, "cross_entropy", loss)
+
+    def evaluate(
+        self, model: BertForSequenceClassification, rows: LabelledRows
+    ) -> ClassificationScores:
+        """Score the model's predictions."""
+        return score(predict_logits(model, rows.tokens), rows.labels, rows.class_names)
+
+    def check_model(self, model: BertConfig) -> None:
+        """Refuse a model of another problem, or of one class."""
+        if model.problem_type not in (None, "single_label_classification"):
+            raise ValueError(
+                f"model: expected a classifier, got problem_type {model.problem_type}"
+            )
+        if model.num_labels < 2:
+            raise ValueError("model: expected two classes or more, got one")
+
+    def answers(
+        self, logits: Float[np.ndarray, "rows labels"], model: BertConfig
+    ) -> list[dict[str, Any]]:
+        """Give the likeliest class, and the probabilities of all."""
+        exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(-1, keepdims=True)
+        names = list(model.id2label.values())
+        return [
+            {
+                "label": names[int(row.argmax())],
+                "probabilities": {
+                    name: round(float(p), DIGITS) for name, p in zip(names, row, strict=True)
+                },
+            }
+            for row in probabilities
+        ]
