@@ -23,6 +23,7 @@ _BY_HEAD = {
     ("BertForSequenceClassification", "single_label_classification"): "classification",
     ("BertForSequenceClassification", "multi_label_classification"): "multi-label",
     ("BertForSequenceClassification", "regression"): "regression",
+    ("BertForTokenClassification", None): "token-classification",
 }
 """The task of a model that names none: by Hugging Face's class, and problem_type if it has one."""
 
