@@ -59,6 +59,9 @@ COMMANDS: dict[str, Command] = {
         "answer texts with a fine-tuned model",
         ("model",),
     ),
+    "embed": Command(
+        "finetune.embed:EmbedConfig", "finetune.embed:run", "turn texts into vectors", ("model",)
+    ),
     "fill-mask": Command(
         "bert.fill_mask:FillMask",
         "bert.fill_mask:run",

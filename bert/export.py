@@ -5,9 +5,11 @@ Imports no torch, so that `--help` answers at once.
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from bert.sentence_layout import Pooling, SentenceLayout
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +45,16 @@ class Export:
     """Replace the model that is in OUT; files of other names stay."""
     check: bool = False
     """Compare with transformers, and exit with 1 where a difference is over its tolerance."""
+    sentences: Pooling | None = None
+    """Write the encoder alone, for sentence-transformers, which embeds texts by the mean of their
+    tokens' vectors, or by that of [CLS]."""
+    normalize: bool = False
+    """Bring the embeddings of `sentences` to length 1."""
+
+    def __post_init__(self) -> None:
+        """Check what belongs together."""
+        if self.normalize and self.sentences is None:
+            raise ValueError("normalize: expected sentences with it, got none")
 
 
 def run(command: Export) -> int:
@@ -55,6 +67,7 @@ def run(command: Export) -> int:
         None if command.dtype is None else getattr(torch, command.dtype),
         command.tokenizer,
         command.overwrite,
+        command.sentences and SentenceLayout(command.sentences, command.normalize),
     )
     weights = list(model.state_dict().values())
     print(
@@ -70,6 +83,7 @@ def export(
     dtype: "torch.dtype | None" = None,
     tokenizer: Path | None = None,
     overwrite: bool = False,
+    sentences: SentenceLayout | None = None,
 ) -> "Model":
     """Write a model's directory, and read it back.
 
@@ -80,6 +94,7 @@ def export(
         dtype: what the weights are rounded to; None keeps them, but 16 bits become float32.
         tokenizer: its directory or file; the source's own where it is None.
         overwrite: whether a model that is in `out` may be replaced.
+        sentences: write the encoder alone, and this for sentence-transformers beside it.
 
     Returns:
         The model as it was written.
@@ -88,6 +103,7 @@ def export(
         ValueError: nothing to export, `out` is taken, or weights that `dtype` can't hold.
         OSError: something could not be written.
     """
+    from bert.model import Bert
     from bert.saving import save_pretrained
 
     place = _find(source)
@@ -99,6 +115,9 @@ def export(
             "--overwrite replaces the model in it"
         )
     model, card = _read(place)
+    if sentences is not None:
+        model = model if isinstance(model, Bert) else model.bert
+        card = _card(model, f"The encoder of `{place.resolve().name}`, for sentence embeddings.")
     if dtype is not None:
         _round(model, dtype)
     words = _read_tokenizer(place, tokenizer)
@@ -108,6 +127,9 @@ def export(
     for pattern in _OTHER_WEIGHTS:
         for stale in out.glob(pattern):
             stale.unlink()
+    if sentences is not None:
+        length = sentences.max_length or model.config.max_position_embeddings
+        replace(sentences, max_length=length).write(out, model.config.hidden_size)
     _read_back(model, out)
     return model
 

@@ -11,12 +11,10 @@ import torch
 
 from bert.checkpoint import load_with_report, save_pretrained
 from bert.model import Bert
-from bert.packing import PackedBatch
-from bert.tokenization import Tokenizer
+from bert.sentence_layout import SentenceLayout
+from finetune.sentence_encoder import SentenceEncoder
 from kernels import REFERENCE, TORCH
 from tests.bert.hugging_face import assert_parity, batches, load_both, reloaded
-
-TOKENS = 4096
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +52,6 @@ def reloaded_loosely(path):
     return transformers.BertModel.from_pretrained(path)
 
 
-@torch.inference_mode()
-def embed(model, tokenizer, texts):
-    """The mean of each text's token vectors, many texts of similar length at a time."""
-    ids = [list(e.ids) for e in tokenizer.encode_batch(texts, max_length=256)]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    vectors = torch.empty(len(texts), model.config.hidden_size)
-    while order:
-        count = max(1, TOKENS // len(ids[order[-1]]))
-        chosen, order = order[-count:], order[:-count]
-        batch = PackedBatch.from_lists([ids[i] for i in chosen])
-        hidden = model.encode(batch).last_hidden_state.split(batch.sequences.lengths)
-        vectors[chosen] = torch.stack([h.mean(0) for h in hidden])
-    return vectors
-
-
 def test_sts_b(minilm, shared_data):
     """Spearman's correlation with people's judgement, as published for this model: 82.03."""
     scipy_stats = pytest.importorskip("scipy.stats")
@@ -77,8 +60,9 @@ def test_sts_b(minilm, shared_data):
         rows = list(reader)[1:]
     assert len(rows) == 1379
     texts = sorted({text for row in rows for text in row[:2]})
-    ours, _ = load_with_report(minilm)
-    vectors = dict(zip(texts, embed(ours, Tokenizer.load(minilm), texts), strict=True))
+    encoder = SentenceEncoder.load(minilm, device="cpu")
+    assert encoder.layout == SentenceLayout("mean", is_normalized=True, max_length=256)
+    vectors = dict(zip(texts, torch.from_numpy(encoder.encode(texts)), strict=True))
     first = torch.stack([vectors[row[0]] for row in rows])
     second = torch.stack([vectors[row[1]] for row in rows])
     similarity = torch.cosine_similarity(first, second)
