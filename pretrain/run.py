@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from bert.checkpoint import model_directory
 from bert.config import BertConfig
 from bert.pretraining import BertForPreTraining
 from bert.saving import save_pretrained
@@ -200,7 +201,7 @@ def find_tokenizer(config: PretrainConfig) -> Tokenizer:
     if not config.is_learned:
         if config.tokenizer is None and config.data is not None:
             return Tokenizer.load(Corpus.open(config.data).directory / TOKENIZER)
-        return Tokenizer.load(config.tokenizer or config.model)
+        return Tokenizer.load(config.tokenizer or model_directory(Path(config.model)))
     home = config.out / "tokenizer"
     if (home / "tokenizer.json").exists():
         return Tokenizer.load(home)

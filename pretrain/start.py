@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bert.checkpoint import load_pretrained
+from bert.checkpoint import load_pretrained, model_directory
 from bert.config import BertConfig
 from bert.pretraining import BertForPreTraining
 from bert.tokenization import Tokenizer
+from bert.training.progress import say
+from bert.weight_files import open_weights
+from bert.weight_matching import LoadReport, spell
+from bert.weight_names import head_of, to_ours
 from kernels import KernelSet
 from pretrain.config import PretrainConfig
 from pretrain.corpus import Corpus
@@ -28,7 +32,7 @@ def read_model_config(config: PretrainConfig) -> BertConfig:
     if config.is_preset:
         shape = BertConfig.preset(config.model)
     elif path.exists():
-        shape = BertConfig.load(path)
+        shape = BertConfig.load(model_directory(path) if path.is_dir() else path)
     else:
         raise ValueError(
             f"model: expected a preset, a config.json or a model directory, got {config.model!r}"
@@ -79,8 +83,27 @@ def build_model(
     torch.manual_seed(config.seed)
     if config.is_drawn:
         return BertForPreTraining(model_config, kernels)
-    changes = _changes(config, model_config)
-    return load_pretrained(config.model, BertForPreTraining, kernels=kernels, **changes)
+    directory = model_directory(Path(config.model))
+    new = _missing_heads(directory)
+    trained = {"mlm_head": config.is_masked, "nsp_head": config.pair_task is not None}
+    for head in new:
+        what = "this run trains it" if trained[head] else "this run doesn't train it"
+        say(f"{config.model}: has no {head}; one is drawn anew, and {what}")
+    return load_pretrained(
+        directory,
+        BertForPreTraining,
+        new=new,
+        kernels=kernels,
+        **_changes(config, model_config),
+    )
+
+
+def _missing_heads(directory: Path) -> list[str]:
+    """List the pretraining heads that a saved model hasn't, as one for another task has not."""
+    with open_weights(directory) as stored:
+        ours = (to_ours(name) for name in spell(stored, (), LoadReport()))
+        found = {head_of(names[0]) for names in ours if names is not None}
+    return [head for head in ("mlm_head", "nsp_head") if head not in found]
 
 
 @torch.no_grad()
@@ -102,9 +125,11 @@ def start_from_counts(
 
 def _changes(config: PretrainConfig, model_config: BertConfig) -> dict[str, Any]:
     """List what the run sets anew in a saved model's configuration."""
+    # A model that was fine-tuned is no longer one for its task.
+    changes: dict[str, Any] = {"finetuning_task": None, "task_specific_params": None}
     if config.dropout is None:
-        return {}
-    return {
+        return changes
+    return changes | {
         "hidden_dropout_prob": model_config.hidden_dropout_prob,
         "attention_probs_dropout_prob": model_config.attention_probs_dropout_prob,
     }
