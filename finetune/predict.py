@@ -6,9 +6,13 @@ In:  a text a line, or two with a TAB between them; or (--format jsonl) an objec
      keys are `text`, or `text_a` and `text_b`, or another of the usual names of columns.
 Out: {"row": 1, "label": "…", "probabilities": {"…": 0.9, …}}, one line for each line of the input.
 
-An empty line is a row: a text of nothing. A row that can't be read is a line with an `error`
-instead of a label, is told on the standard error too, and doesn't touch the others. Bytes that
-are not UTF-8 are read as U+FFFD, and counted (bert/text.py).
+An empty line is a row: a text of nothing. A row that can't be read doesn't touch the others: it is
+told on the standard error, counted, and is a line with an `error` instead of a label. It has no
+line with --on-bad-row skip, and with stop it is the end, after the rows before it. Bytes that are
+not UTF-8 are read as U+FFFD, and counted (bert/text.py).
+
+A window of rows is read at a time, so that endless input takes no more memory than that; in it
+rows of similar length share a batch (finetune/sequences.py).
 
 Imports no torch, so that `--help` answers at once.
 """
@@ -47,6 +51,8 @@ class PredictConfig:
     an object a line."""
     max_length: int | None = None
     """Tokens of a row; what is longer is cut. None: as many as the model can take."""
+    on_bad_row: Literal["report", "skip", "stop"] = "report"
+    """What becomes of a row that can't be read: a line with an error; no line; or the end."""
     window: int = 1024
     """Rows that are read before they are answered; 1: each row is answered at once."""
     batch_tokens: int = 2048
@@ -132,8 +138,11 @@ def predict(
         predictor: answers.
         source: the rows.
         sink: gets JSONL, whole windows at a time.
-        config: gives the format and the window.
+        config: gives the format, the window, and the policy for bad rows.
         messages: gets a line for each bad row, and the counts; None: the standard error.
+
+    Raises:
+        ValueError: a row can't be read, and config.on_bad_row is stop.
     """
     counts, report = PredictCounts(), TextReport()
     predictor.full, predictor.tokenizer.report = 0, report
@@ -145,7 +154,12 @@ def predict(
             counts.rows += 1
             if "error" in result:
                 counts.errors += 1
+                if config.on_bad_row == "stop":
+                    sink.flush()
+                    raise ValueError(f"row {row.number}: {result['error']}")
                 print(f"row {row.number}: {result['error']}", file=messages)
+                if config.on_bad_row == "skip":
+                    continue
             print(json.dumps({"row": row.number, **result}, ensure_ascii=False), file=sink)
         sink.flush()
     told = summary(counts.rows, counts.errors, report, predictor.full, predictor.max_length)

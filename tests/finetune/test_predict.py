@@ -117,6 +117,87 @@ def test_bad_rows_are_told_and_touch_no_other(stream):
         assert together["probabilities"] == pytest.approx(by_itself["probabilities"], abs=2e-6)
 
 
+def test_bad_rows_are_left_out_where_that_is_asked_and_counted_all_the_same(stream):
+    lines = b'{"text": "ban"}\n{\n{"text": "bar"}\n'
+    records, messages, counts = stream(lines, format="jsonl", on_bad_row="skip")
+    assert [record["row"] for record in records] == [1, 3]
+    assert messages[0].startswith("row 2: expected JSON") and messages[-1].startswith("3 rows; 1 ")
+    assert (counts.rows, counts.errors) == (3, 1)
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("window", [1, 2, 100])
+def test_a_bad_row_is_the_end_where_that_is_asked(predictor, window):
+    sink, source = io.StringIO(), io.BytesIO(b"ban\nbar\na\tb\tc\nbas\n")
+    config = replace(CONFIG, on_bad_row="stop", window=window)
+    with pytest.raises(ValueError, match="^row 3: expected a text, or two with a TAB between, "):
+        predict(predictor, source, sink, config, io.StringIO())
+    assert [json.loads(line)["row"] for line in sink.getvalue().splitlines()] == [1, 2]
+
+
+class Text(str):
+    """A text that is counted for as long as anything holds it."""
+
+    alive = most = 0
+
+    def __new__(cls, text):
+        Text.alive += 1
+        Text.most = max(Text.most, Text.alive)
+        return super().__new__(cls, text)
+
+    def __del__(self):
+        Text.alive -= 1
+
+
+class Counting(Classification):
+    def parse(self, line):
+        text_a, text_b = super().parse(line)
+        return Text(text_a), text_b
+
+
+class Endless:
+    """Lines without end, and how many were taken."""
+
+    taken = 0
+
+    def readline(self, size):
+        self.taken += 1
+        return b"ban bar\n"
+
+
+class Enough(Exception):
+    pass
+
+
+class Sink:
+    """Takes so many lines and no more; sees how far the reading was ahead of each."""
+
+    def __init__(self, source, lines):
+        self.source, self.lines, self.written, self.ahead = source, lines, 0, 0
+
+    def write(self, text):
+        self.ahead = max(self.ahead, self.source.taken - self.written)
+        self.written += text.count("\n")
+        if self.written == self.lines:
+            raise Enough
+
+    def flush(self):
+        pass
+
+
+def test_endless_input_holds_a_window_of_rows_and_no_more(predictor, tokenizer):
+    source = Endless()
+    sink = Sink(source, 2000)
+    Text.alive = Text.most = 0
+    with pytest.raises(Enough):
+        predict(
+            Predictor(Counting(), predictor.model, tokenizer),
+            source, sink, replace(CONFIG, window=50), io.StringIO(),
+        )  # fmt: skip
+    assert sink.ahead == 50  # answers come a window after their rows at the latest
+    assert 50 <= Text.most <= 100  # the window that is answered, and the one that is read
+
+
 def test_bytes_that_are_no_text_are_read_and_counted(stream):
     records, messages, _ = stream(b"ban \xff\x00 bar\n\xed\xa0\x80\nban  bar\n")
     assert records[0]["probabilities"] == pytest.approx(records[2]["probabilities"], abs=2e-6)
