@@ -53,6 +53,18 @@ COMMANDS: dict[str, Command] = {
     "finetune": Command(
         "finetune.config:FinetuneConfig", "finetune.run:run", "train a BERT on labelled texts"
     ),
+    "finetune evaluate": Command(
+        "finetune.evaluation.config:EvaluateConfig",
+        "finetune.evaluation.evaluate:run",
+        "test a fine-tuned classifier on a file, with noise too",
+        ("model",),
+    ),
+    "finetune compare": Command(
+        "finetune.evaluation.config:CompareConfig",
+        "finetune.evaluation.compare:run",
+        "say whether one of two models is better on a file",
+        ("first", "second"),
+    ),
     "predict": Command(
         "finetune.predict:PredictConfig",
         "finetune.predict:run",

@@ -17,7 +17,7 @@ from bert.tokenization import Tokenizer
 from finetune.batches import Encoded, TokenRows
 from finetune.config import Columns
 from finetune.labels import class_of, name_classes, read_class
-from finetune.tables import Table
+from finetune.tables import Row, Table
 
 # Rows tokenized at once: enough for the library's threads, and next to no memory.
 CHUNK = 1024
@@ -131,6 +131,7 @@ def read_rows(
     max_length: int,
     class_names: Sequence[str] | None = None,
     limit: int | None = None,
+    change: Callable[[Row], Row] | None = None,
 ) -> LabelledRows:
     """Read and tokenize a file of rows that have one class each.
 
@@ -142,6 +143,7 @@ def read_rows(
         class_names: the classes. A label is one of the names, or, where no name is a number, the
             place of a name, from 0. None: the labels that are met, in order.
         limit: see there.
+        change: see there.
 
     Raises:
         ValueError: as `read_texts` does; or a label that can't be.
@@ -154,7 +156,9 @@ def read_rows(
         places.setdefault(label, place)
         return codes.setdefault(label, len(codes))
 
-    table, tokens, labels = read_texts(path, columns, tokenizer, max_length, read_code, limit)
+    table, tokens, labels = read_texts(
+        path, columns, tokenizer, max_length, read_code, limit, change
+    )
     names = tuple(class_names) if class_names is not None else name_classes(places)
     classes = np.array([class_of(label, names, place) for label, place in places.items()])
     numbers = classes[np.array(labels, dtype=np.int64)]
@@ -168,6 +172,7 @@ def read_texts(
     max_length: int,
     read_label: Callable[[Any, str], Any],
     limit: int | None = None,
+    change: Callable[[Row], Row] | None = None,
 ) -> tuple[Table, TokenRows, list[Any]]:
     """Read a file and tokenize its texts, which are not kept.
 
@@ -178,6 +183,7 @@ def read_texts(
         max_length: tokens of a row; the longer text of a pair is cut first.
         read_label: see `Table.rows`.
         limit: rows to read, from the first; None: all.
+        change: what each row goes through before it is tokenized; None: nothing.
 
     Returns:
         The file, its tokens, and its labels as `read_label` made them.
@@ -191,6 +197,7 @@ def read_texts(
 
     def encodings() -> Iterator[Encoded]:
         rows = islice(table.rows(tokenizer.report, read_label), limit)
+        rows = rows if change is None else map(change, rows)
         while chunk := list(islice(rows, CHUNK)):
             labels.extend(row.label for row in chunk)
             yield from tokenizer.encode_batch(

@@ -1,7 +1,7 @@
 """How good predictions are: scikit-learn's numbers, as values and as a text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -31,6 +31,8 @@ class ClassificationScores:
     """Rows by true class, columns by predicted class."""
     text: str
     """All of it, to print."""
+    logits: Float[np.ndarray, "rows labels"] = field(repr=False, compare=False)
+    """What was scored."""
 
     def summary(self) -> dict[str, float]:
         """Return the numbers that a log line holds."""
@@ -76,7 +78,9 @@ def score(
         text += ONE_CLASS.format(name=names[predicted[0]], rows=len(labels))
     per_class = {name: {k: float(v) for k, v in numbers[name].items()} for name in names}
     macro_f1 = float(numbers["macro avg"]["f1-score"])
-    return ClassificationScores(accuracy, macro_f1, mcc, loss, per_class, confusion.tolist(), text)
+    return ClassificationScores(
+        accuracy, macro_f1, mcc, loss, per_class, confusion.tolist(), text, logits
+    )
 
 
 def cross_entropy(

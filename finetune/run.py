@@ -8,13 +8,14 @@ OUT/
     best.safetensors    the weights of the best evaluation, if there is a validation file
     metrics.json        all numbers of the report
     report.txt          the report
+    validation/ test/   of a classifier: its predictions, its mistakes, pictures; see
+                        evaluation/report.py
     model/              the fine-tuned model with its tokenizer and card, for us and
                         transformers
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from finetune.config import FinetuneConfig
 from finetune.prepare import Prepared, prepare
 from finetune.task import Scores
 from finetune.tasks import configured
+from finetune.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,13 @@ def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
             for purpose in ("validation", "test")
             if purpose in rows
         }
-    _report(config, trained, scores)
     card = model_card(task, config, prepared.encoder, prepared.data, scores)
     save_pretrained(model, config.out / "model", prepared.tokenizer, card)
+    details = {
+        purpose: task.keep(config.out / purpose, rows[purpose], score, prepared.data[purpose])
+        for purpose, score in scores.items()
+    }
+    _report(config, trained, scores, details)
     say(f"model: {config.out / 'model'}")
     return FinetuneResult(config.out, trained, scores, config.out / "model")
 
@@ -176,9 +182,17 @@ def _describe_run(prepared: Prepared) -> None:
     )
 
 
-def _report(config: FinetuneConfig, trained: TrainingResult, scores: Mapping[str, Scores]) -> None:
+def _report(
+    config: FinetuneConfig,
+    trained: TrainingResult,
+    scores: Mapping[str, Scores],
+    details: Mapping[str, str],
+) -> None:
     """Print the report, and write it down."""
-    text = "\n".join(f"On the {purpose} file\n\n{score.text}" for purpose, score in scores.items())
+    text = "\n".join(
+        f"On the {purpose} file\n\n{score.text}{details[purpose]}"
+        for purpose, score in scores.items()
+    )
     numbers: dict[str, Any] = {purpose: score.as_json() for purpose, score in scores.items()}
     numbers["training"] = {
         "steps": trained.step,
@@ -192,10 +206,8 @@ def _report(config: FinetuneConfig, trained: TrainingResult, scores: Mapping[str
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as file:
+        file.write(text + "\n")
 
 
 def _hash(identity: Mapping[str, Any]) -> str:

@@ -138,6 +138,20 @@ class Task(Checked, ABC, Generic[RowsT, ExampleT]):
     def evaluate(self, model: Any, rows: RowsT) -> Scores:
         """Score a model in evaluation mode; changes nothing."""
 
+    def keep(self, directory: Path, rows: RowsT, scores: Scores, about: Mapping[str, Any]) -> str:
+        """Leave in a directory what there is to see besides the scores; nothing, where none is.
+
+        Args:
+            directory: made where something is left.
+            rows: what was evaluated.
+            scores: what `evaluate` returned of them.
+            about: `Rows.describe` of the rows, from before the first step.
+
+        Returns:
+            What the report says after the scores' text.
+        """
+        return ""
+
     def require_libraries(self) -> None:
         """Look for what `evaluate` needs: before the first step.
 

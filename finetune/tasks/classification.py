@@ -1,5 +1,6 @@
 """Tell the class of a text, or of a pair of texts (Devlin et al. 2018, section 4.1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,12 @@ from jaxtyping import Float
 
 from bert.config import BertConfig
 from bert.finetuning import BertForSequenceClassification
+from bert.text import TextReport
 from bert.tokenization import Tokenizer
 from finetune.config import FinetuneConfig
 from finetune.data import LabelledRows, check_trainable, read_rows
+from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.report import write_evaluation
 from finetune.metrics import ClassificationScores, score
 from finetune.sequences import (
     DIGITS,
@@ -23,6 +27,7 @@ from finetune.sequences import (
     refuse_one_segment,
     refuse_other_kind,
 )
+from finetune.task import Scores
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,15 @@ class Classification(SequenceTask):
     ) -> ClassificationScores:
         """Score the model's predictions."""
         return score(predict_logits(model, rows.tokens), rows.labels, rows.class_names)
+
+    def keep(
+        self, directory: Path, rows: LabelledRows, scores: Scores, about: Mapping[str, Any]
+    ) -> str:
+        """Leave the predictions, the mistakes, pictures; say how sure the scores are."""
+        assert isinstance(scores, ClassificationScores)
+        predictions = Predictions(rows.class_names, rows.labels, scores.logits)
+        texts = rows.table.rows(TextReport())
+        return write_evaluation(directory, predictions, texts, about).sureness
 
     def check_model(self, model: BertConfig) -> None:
         """Refuse a model of another problem, or of one class."""

@@ -81,7 +81,7 @@ def test_the_directory_of_a_run(learned, files):
     names = {path.name for path in run.iterdir()}
     assert names == {
         "run.json", "log.jsonl", "checkpoints", "best.safetensors", "metrics.json", "report.txt",
-        "model", "lock",
+        "validation", "test", "model", "lock",
     }  # fmt: skip
     described = json.loads((run / "run.json").read_text())
     assert described["finetune"]["training"]["budget"] == str(4 * 19)
