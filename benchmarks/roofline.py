@@ -45,7 +45,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from kernels.aot import every_case, until_the_reader_leaves
+from kernels.aot import every_case, read_record, until_the_reader_leaves
 from kernels.aot_cases import VOCAB, Case
 from kernels.cross_entropy import padded_vocab
 from kernels.gpus import ARCHITECTURES
@@ -287,11 +287,6 @@ def predict(shape: Shape, name: str, records: dict[str, Any]) -> list[Prediction
     return predictions
 
 
-def read_record() -> dict[str, Any]:
-    """Read what the kernels became."""
-    return json.loads(RECORD.read_text(encoding="utf-8"))["kernels"]
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Write the table down, print it."""
     parser = argparse.ArgumentParser(
@@ -299,7 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="write the predictions to this file")
     options = parser.parse_args(arguments)
-    records = read_record()
+    records = read_record(RECORD)
     predictions = [p for shape in SHAPES for name in CARDS for p in predict(shape, name, records)]
     if options.json:
         # An entry a line: a change of the kernels shows as a change of a line.

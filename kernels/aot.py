@@ -12,9 +12,6 @@ an element than the record says. What is known and let pass is named in KNOWN, w
 What only a GPU shows, races and real speed, is not known from this.
 """
 
-# pyright: reportAttributeAccessIssue=false
-# (Triton's compiled kernels carry their parts as dynamic attributes)
-
 import argparse
 import json
 import os
@@ -35,6 +32,7 @@ from kernels.gpus import ARCHITECTURES, SHARED_BYTES, Architecture
 from kernels.machine_code import Counts, Instruction, count, loops, read_amdgcn, read_cubin
 
 GROWTH = 1.05
+ALL = ",".join(ARCHITECTURES)
 KNOWN = {
     # Without any: 128 × 32, of which shared memory asks 11 % more, or one stage, no loads ahead.
     "attention forward, head_dim 128, dropout | sm80": {"local_in_loops": 1},
@@ -194,7 +192,7 @@ def faults(found: Report, record: dict[str, Any] | None) -> list[str]:
 
 
 HEADER = (
-    f"{'kernel':40} {'target':6} {'warps':>5} {'regs':>4} {'local':>5} {'shared':>6} "
+    f"{'kernel':49} {'target':6} {'warps':>5} {'regs':>4} {'local':>5} {'shared':>6} "
     f"{'fit':>3} {'ins/elt':>7}  limit"
 )
 
@@ -202,7 +200,7 @@ HEADER = (
 def line(r: Report) -> str:
     """Format one row of the table."""
     return (
-        f"{r.kernel:40} {r.architecture:6} {r.warps:5} {r.registers:4} {r.local_bytes:5} "
+        f"{r.kernel:49} {r.architecture:6} {r.warps:5} {r.registers:4} {r.local_bytes:5} "
         f"{r.shared_bytes:6} {r.programs_per_multiprocessor:3} "
         f"{r.instructions_per_element:7.2f}  {r.limit}"
     )
@@ -210,44 +208,75 @@ def line(r: Report) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; write or hold against a record; exit code 1 where a kernel fails."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="write the record to this file")
-    parser.add_argument("--check", type=Path, help="hold the kernels against this record")
-    parser.add_argument("--only", default="", help="kernels whose name contains this")
-    parser.add_argument("--targets", default=",".join(ARCHITECTURES), help="comma-separated")
-    options = parser.parse_args(arguments)
-    if os.environ.get("TRITON_INTERPRET", "0") == "1":
-        parser.error(
-            "TRITON_INTERPRET: expected it unset, since interpreted kernels don't compile"
-        )
-    targets = options.targets.split(",")
-    if unknown := set(targets) - set(ARCHITECTURES):
-        parser.error(f"--targets: expected some of {', '.join(ARCHITECTURES)}, got {unknown}")
-    record = json.loads(options.check.read_text(encoding="utf-8")) if options.check else None
-    jobs = [
-        (case, architecture)
-        for architecture in targets
-        for case in every_case(architecture)
-        if options.only in case.name
-    ]
+    options, jobs = _parse(arguments)
     reports, failed = [], 0
     print(HEADER)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compilers let go of Python's lock
         for found in pool.map(lambda job: report(*job), jobs):
             reports.append(found)
             print(line(found), flush=True)
-            if record is not None:
+            if options.check:
                 key = f"{found.kernel} | {found.architecture}"
-                for fault in faults(found, record["kernels"].get(key)):
+                for fault in faults(found, options.record.get(key)):
                     print(f"    FAILS: {fault}", flush=True)
                     failed += 1
     if options.json:
         kernels = {f"{r.kernel} | {r.architecture}": asdict(r) for r in reports}
-        written = {"triton": triton.__version__, "kernels": kernels}
+        written = {"triton": triton.__version__, "kernels": options.others | kernels}
         options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0
+
+
+def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[tuple[Case, str]]]:
+    """Read the command line and the records that it names; refuse before anything is compiled."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--json", type=Path, help="write the record to this file, or a part of it anew"
+    )
+    parser.add_argument("--check", type=Path, help="hold the kernels against this record")
+    parser.add_argument("--only", default="", help="kernels whose name contains this")
+    parser.add_argument("--targets", default=ALL, help=f"comma-separated (default: {ALL})")
+    options = parser.parse_args(arguments)
+    if os.environ.get("TRITON_INTERPRET", "0") == "1":
+        parser.error(
+            "TRITON_INTERPRET: expected it unset, since interpreted kernels don't compile"
+        )
+    targets = options.targets.split(",")
+    if unknown := [target for target in targets if target not in ARCHITECTURES]:
+        parser.error(f"--targets: expected some of {ALL}, got {','.join(unknown)!r}")
+    jobs = [
+        (case, architecture)
+        for architecture in targets
+        for case in every_case(architecture)
+        if options.only in case.name
+    ]
+    if not jobs:
+        parser.error(f"--only: expected a part of a kernel's name, got {options.only!r}")
+    is_part = options.json and options.json.exists() and (options.only or options.targets != ALL)
+    try:
+        options.record = read_record(options.check) if options.check else {}
+        options.others = read_record(options.json) if is_part else {}
+    except ValueError as error:
+        parser.error(str(error))
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json: expected a file in a folder that is there, got {options.json}")
+    return options, jobs
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what the kernels became, by kernel and target.
+
+    Raises:
+        ValueError: the file isn't there, or isn't a record.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["kernels"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path}: expected a record that --json wrote, got {type(error).__name__}"
+        ) from error
 
 
 def until_the_reader_leaves(main: Callable[[], int]) -> int:

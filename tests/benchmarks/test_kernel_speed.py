@@ -9,8 +9,10 @@ from torch.utils._pytree import tree_map
 
 pytest.importorskip("triton")
 
+from benchmarks import kernel_speed
 from benchmarks.harness import Spread, in_turns, ratio
-from benchmarks.kernel_speed import TINY, main, operation_of, verify, workloads
+from benchmarks.kernel_speed import card_of, main
+from benchmarks.workloads import TINY, operation_of, verify, workloads
 from kernels import TORCH
 
 
@@ -54,6 +56,47 @@ def test_dry_mode_verifies_and_writes(tmp_path, capsys):
     fields = {f.name for f in dataclasses.fields(TORCH)} - {"name", "attention_probabilities"}
     assert operations == fields and written["dry"]
     assert capsys.readouterr().out.startswith("dry mode: TORCH against REFERENCE")
+
+
+def test_a_wrong_operation_is_named_and_the_others_are_timed(monkeypatch, tmp_path, capsys):
+    wrong = dataclasses.replace(TORCH, dropout=lambda x, dropout: 1.1 * TORCH.dropout(x, dropout))
+    monkeypatch.setattr(kernel_speed, "TORCH", wrong)
+    assert main(["--dry", "--rounds", "2", "--json", str(tmp_path / "times.json")]) == 1
+    written = json.loads((tmp_path / "times.json").read_text())
+    assert list(written["untimed"]) == ["dropout, tiny"]
+    assert "NOT TIMED: dropout, value 0: error" in capsys.readouterr().out
+    timed = {m["operation"] for m in written["measured"]}
+    assert "dropout" not in timed and "lamb_step" in timed
+
+
+@pytest.mark.parametrize(
+    ("device", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("AMD Instinct MI300X", "MI300X"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA A100-SXM4-40GB", None),
+        ("NVIDIA H200", None),
+    ],
+)
+def test_a_card_is_known_by_its_name(device, card):
+    assert card_of(device) == card
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "1"], "--rounds: expected at least 2, got 1"),
+        (["--json", "nowhere/times.json"], "--json: expected a file in a folder that is there"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_timed(capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--dry", *arguments])
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -6,14 +6,15 @@ pytest.importorskip("triton")
 
 from benchmarks.roofline import (
     CARDS,
+    RECORD,
     SHAPES,
     Shape,
     attention_work,
     busy,
     predict,
-    read_record,
     shared_share,
 )
+from kernels.aot import read_record
 from kernels.gpus import ARCHITECTURES
 
 BASE = SHAPES[0]
@@ -22,7 +23,7 @@ BASE = SHAPES[0]
 def one(shape, card, operation, direction):
     found = [
         p
-        for p in predict(shape, card, read_record())
+        for p in predict(shape, card, read_record(RECORD))
         if (p.operation, p.direction) == (operation, direction)
     ]
     assert len(found) == 1

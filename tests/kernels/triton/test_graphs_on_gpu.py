@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.kernel_speed import TINY, cast, operation_of, values, workloads
 from benchmarks.roofline import SHAPES
+from benchmarks.workloads import TINY, cast, operation_of, values, workloads
 from bert import BertConfig
 from bert.packing import PackedBatch
 from bert.pretraining import BertForPreTraining

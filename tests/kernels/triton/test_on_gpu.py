@@ -6,8 +6,8 @@
 import pytest
 import torch
 
-from benchmarks.kernel_speed import TINY, cast, operation_of, values, verify, workloads
 from benchmarks.roofline import SHAPES
+from benchmarks.workloads import TINY, cast, operation_of, values, verify, workloads
 from kernels import TRITON
 
 pytestmark = pytest.mark.gpu
@@ -15,8 +15,8 @@ NAMES = [work.name for work in workloads(TINY, torch.device("cpu"))]
 REPEATS = 1000
 
 
-def find(name, shape):
-    return next(w for w in workloads(shape, torch.device("cuda")) if w.name == name)
+def find(name, shape, device="cuda"):
+    return next(w for w in workloads(shape, torch.device(device)) if w.name == name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -24,6 +24,14 @@ def find(name, shape):
 def test_parity_at_real_shapes(name, shape):
     """Outputs and every gradient, with the dropout masks of the reference."""
     work = find(name, shape)
+    verify(work, operation_of(TRITON, work), same_masks=True)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("name", NAMES)
+def test_parity_on_a_gpu_that_is_not_the_current_one(name):
+    assert torch.cuda.current_device() == 0
+    work = find(name, SHAPES[0]._replace(sequences=16, parameters=2**20), "cuda:1")
     verify(work, operation_of(TRITON, work), same_masks=True)
 
 
