@@ -30,12 +30,6 @@ These kernels were compiled for A100, H100, B200 and MI300X, and run by Triton's
 were not yet run on a GPU.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's. And
-# once_differentiable hides that `backward` takes what autograd.Function says.)
-
 import torch
 import triton
 import triton.language as tl
@@ -44,7 +38,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.column_sums import column_sums
-from kernels.device import mask_arguments, require, require_gpu, row_programs, tiles_for
+from kernels.device import (
+    mask_arguments,
+    on_its_gpu,
+    require,
+    require_gpu,
+    row_programs,
+    tiles_for,
+)
 from kernels.kernel_set import Dropout
 from kernels.random_bits import dropout_scale, keep_rows
 from kernels.row_norm import (
@@ -147,6 +148,7 @@ def _forward_outputs(residual: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @torch.library.custom_op("plainbert::add_layer_norm", mutates_args=())
+@on_its_gpu
 def add_layer_norm_op(
     x: Tensor, x_bias: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float,
     seed: Tensor | None, stream: int, threshold: int,
@@ -170,6 +172,7 @@ def _(x, x_bias, residual, weight, bias, eps, seed, stream, threshold):
 
 
 @torch.library.custom_op("plainbert::add_layer_norm_backward", mutates_args=())
+@on_its_gpu
 def add_layer_norm_backward_op(
     dy: Tensor, dsum: Tensor | None, total: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor,
     seed: Tensor | None, stream: int, threshold: int, x_dtype: torch.dtype,
@@ -223,7 +226,7 @@ class _AddLayerNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy, dsum):
+    def backward(ctx, dy, dsum):  # pyright: ignore[reportIncompatibleMethodOverride]
         total, weight, mean, rstd, seed = ctx.saved_tensors
         x_dtype, x_bias_dtype, bias_dtype = ctx.dtypes
         if dy is None:

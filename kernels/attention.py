@@ -16,10 +16,6 @@ exp(S). All exponentials are powers of two, which is what the hardware has: exp(
 The kernel is in `attention_forward.py`.
 """
 
-# pyright: reportCallIssue=false, reportIncompatibleMethodOverride=false, reportIndexIssue=false
-# (A kernel takes its grid in brackets, and options besides its arguments. And once_differentiable
-# hides that `backward` takes what autograd.Function says.)
-
 import math
 from typing import Any
 
@@ -31,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from kernels.attention_backward import attention_backward_op
 from kernels.attention_forward import attention_forward_kernel
 from kernels.attention_tiles import can_describe, check, describe
-from kernels.device import architecture, dot_precision, require_seed, tiles_for
+from kernels.device import architecture, dot_precision, on_its_gpu, require_seed, tiles_for
 from kernels.kernel_set import Dropout, PackedSequences
 
 LOG2_E = math.log2(math.e)
@@ -65,6 +61,7 @@ def forward_tile(
 
 
 @torch.library.custom_op("plainbert::attention", mutates_args=())
+@on_its_gpu
 def attention_op(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int,
     seed: Tensor | None, stream: int, threshold: int,
@@ -118,7 +115,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, doutput, _):
+    def backward(ctx, doutput, _):  # pyright: ignore[reportIncompatibleMethodOverride]
         query, key, value, output, lse, cu_seqlens, seed = ctx.saved_tensors
         max_seqlen, stream, threshold = ctx.constants
         gradients = attention_backward_op(

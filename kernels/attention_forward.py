@@ -20,11 +20,6 @@ These kernels were compiled for A100, H100, B200 and MI300X, and run by Triton's
 were not yet run on a GPU.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's.)
-
 import triton
 import triton.language as tl
 
@@ -101,7 +96,7 @@ def forward_step(
         )  # fmt: skip
         highest = tl.max(tl.maximum(scores, scores2), 1)
     else:
-        highest = tl.max(scores, 1)
+        scores2, highest = scores, tl.max(scores, 1)
     new_peak = tl.maximum(peak, highest * SCALE)
     correction = tl.exp2(peak - new_peak)[:, None]
     context, total = weigh(

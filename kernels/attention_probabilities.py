@@ -15,12 +15,6 @@ This kernel was compiled for A100, H100, B200 and MI300X, and run by Triton's in
 not yet run on a GPU.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's. And
-# once_differentiable hides that `backward` takes what autograd.Function says.)
-
 import math
 
 import torch
@@ -30,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.attention_tiles import check, load_rows, locate
-from kernels.device import dot_precision, tiles_for
+from kernels.device import dot_precision, on_its_gpu, tiles_for
 from kernels.kernel_set import PackedSequences
 
 
@@ -99,6 +93,7 @@ def probabilities_tile(dtype: torch.dtype) -> dict[str, int]:
 
 
 @torch.library.custom_op("plainbert::attention_probabilities", mutates_args=())
+@on_its_gpu
 def attention_probabilities_op(
     query: Tensor, key: Tensor, cu_seqlens: Tensor, max_seqlen: int
 ) -> Tensor:

@@ -12,12 +12,6 @@ These kernels were compiled for A100, H100, B200 and MI300X, and run by Triton's
 were not yet run on a GPU.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's. And
-# once_differentiable hides that `backward` takes what autograd.Function says.)
-
 import triton
 import triton.language as tl
 
@@ -66,6 +60,7 @@ def attention_short_backward_kernel(
         dweights = tl.dot(doutput, tl.trans(value), input_precision=PRECISION, out_dtype=dtype)
         weights = tl.exp2(scores * SCALE - lse[:, None])
         scale = SCALE * 0.6931471805599453  # SCALE has log₂e in it
+        kept_scale = 1.0
         if HAS_DROPOUT:
             seed = tl.load(seed_ptr)
             keep = keep_attention(seed, stream, threshold, sequence, head, 0, 0, BLOCK, BLOCK)

@@ -7,12 +7,6 @@ neighbours, so that programs which run at once read the same keys and values fro
     program = (sequence · heads + head) · tiles + tile       tiles = those of the longest sequence
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's. And
-# once_differentiable hides that `backward` takes what autograd.Function says.)
-
 from typing import Any
 
 import triton

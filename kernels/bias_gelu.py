@@ -29,12 +29,6 @@ These kernels were compiled for A100, H100, B200 and MI300X, and run by Triton's
 were not yet run on a GPU.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's. And
-# once_differentiable hides that `backward` takes what autograd.Function says.)
-
 import math
 from typing import get_args
 
@@ -46,7 +40,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.column_sums import column_sums
-from kernels.device import power_of_two, require, require_gpu, row_programs, tiles_for
+from kernels.device import (
+    on_its_gpu,
+    power_of_two,
+    require,
+    require_gpu,
+    row_programs,
+    tiles_for,
+)
 from kernels.kernel_set import GeluForm
 
 LOG2_E = tl.constexpr(1 / math.log(2))
@@ -144,6 +145,7 @@ def tile(features: int) -> dict[str, int]:
 
 
 @torch.library.custom_op("plainbert::bias_gelu", mutates_args=())
+@on_its_gpu
 def bias_gelu_op(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
     """Launch the forward kernel."""
     x = x.contiguous()
@@ -165,6 +167,7 @@ def _(x, bias, tanh):
 
 
 @torch.library.custom_op("plainbert::bias_gelu_backward", mutates_args=())
+@on_its_gpu
 def bias_gelu_backward_op(
     dy: Tensor, x: Tensor, bias: Tensor, tanh: bool
 ) -> tuple[Tensor, Tensor]:
@@ -199,7 +202,7 @@ class _BiasGelu(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         return *bias_gelu_backward_op(dy, *ctx.saved_tensors, ctx.tanh), None
 
 

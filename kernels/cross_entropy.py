@@ -34,12 +34,6 @@ The kernel was compiled for A100, H100, B200 and MI300X, and run by Triton's int
 not yet run on a GPU.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's. And
-# once_differentiable hides that `backward` takes what autograd.Function says.)
-
 import math
 
 import torch
@@ -49,7 +43,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.device import power_of_two, require, require_gpu, tiles_for
+from kernels.device import on_its_gpu, power_of_two, require, require_gpu, tiles_for
 
 IGNORED = -100
 LOG2E = math.log2(math.e)
@@ -143,6 +137,7 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 @torch.library.custom_op("plainbert::linear_cross_entropy", mutates_args=())
+@on_its_gpu
 def linear_cross_entropy_op(
     hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, has_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -209,7 +204,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dloss):
+    def backward(ctx, dloss):  # pyright: ignore[reportIncompatibleMethodOverride]
         gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         return *((dloss * gradient).to(dtype) for gradient, dtype in gradients), None, None
 

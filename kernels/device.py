@@ -4,8 +4,9 @@ The kernels take float16, bfloat16, float32, and float64, which is there for pro
 derivative is only sharp in it. Everything is decided from metadata, so nothing waits for a GPU.
 """
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from triton import knobs
 
 from kernels.kernel_set import Dropout
 
+P = ParamSpec("P")
+R = TypeVar("R")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Whether Triton's interpreter runs the kernels, on a CPU. Triton decides when a kernel is defined.
 INTERPRETED: bool = knobs.runtime.interpret
@@ -58,6 +61,21 @@ def mask_arguments(
         return None, 0, 0
     require_seed("dropout", dropout.seed, device)
     return dropout.seed, dropout.stream, dropout.threshold
+
+
+def on_its_gpu(operator: Callable[P, R]) -> Callable[P, R]:
+    """Launch an operator's kernels on the GPU of its first tensor.
+
+    Triton launches on the current GPU, whichever the tensors are on.
+    """
+
+    @wraps(operator)
+    def launch(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = args[0][0] if isinstance(args[0], list) else args[0]
+        with torch.cuda.device_of(first):  # nothing happens for a tensor that is on none
+            return operator(*args, **kwargs)
+
+    return launch
 
 
 def tiles_for(count: int, size: int) -> int:

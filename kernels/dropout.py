@@ -9,12 +9,6 @@ This kernel was compiled for A100, H100, B200 and MI300X, and run by Triton's in
 not yet run on a GPU.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's. And
-# once_differentiable hides that `backward` takes what autograd.Function says.)
-
 import torch
 import triton
 import triton.language as tl
@@ -22,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.device import mask_arguments, require, require_gpu, tiles_for
+from kernels.device import mask_arguments, on_its_gpu, require, require_gpu, tiles_for
 from kernels.kernel_set import Dropout
 from kernels.random_bits import dropout_scale, keep_rows
 from kernels.row_norm import forward_tile
@@ -46,6 +40,7 @@ def dropout_kernel(
 
 
 @torch.library.custom_op("plainbert::dropout", mutates_args=())
+@on_its_gpu
 def dropout_op(x: Tensor, seed: Tensor, stream: int, threshold: int) -> Tensor:
     """Launch the kernel, on x or on a gradient."""
     x = x.contiguous()
@@ -73,7 +68,7 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         (seed,) = ctx.saved_tensors
         return dropout_op(dy, seed, ctx.stream, ctx.threshold), None, None, None
 

@@ -19,12 +19,6 @@ These kernels were compiled for A100, H100, B200 and MI300X, and run by Triton's
 were not yet run on a GPU.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's. And
-# once_differentiable hides that `backward` takes what autograd.Function says.)
-
 import torch
 import triton
 import triton.language as tl
@@ -33,7 +27,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.column_sums import column_sums
-from kernels.device import mask_arguments, require, require_gpu, row_programs, tiles_for
+from kernels.device import (
+    mask_arguments,
+    on_its_gpu,
+    require,
+    require_gpu,
+    row_programs,
+    tiles_for,
+)
 from kernels.kernel_set import Dropout, EmbeddingIndices, EmbeddingTables
 from kernels.random_bits import dropout_scale, keep_rows
 from kernels.row_norm import (
@@ -142,6 +143,7 @@ def embedding_backward_kernel(
 
 
 @torch.library.custom_op("plainbert::embedding_layer_norm", mutates_args=())
+@on_its_gpu
 def embedding_op(
     word: Tensor, position: Tensor, token_type: Tensor, indices: Tensor, weight: Tensor,
     bias: Tensor, eps: float, seed: Tensor | None, stream: int, threshold: int,
@@ -171,6 +173,7 @@ def _(word, position, token_type, indices, weight, bias, eps, seed, stream, thre
 
 
 @torch.library.custom_op("plainbert::embedding_layer_norm_backward", mutates_args=())
+@on_its_gpu
 def embedding_backward_op(
     dy: Tensor, word: Tensor, position: Tensor, token_type: Tensor, indices: Tensor,
     weight: Tensor, mean: Tensor, rstd: Tensor, seed: Tensor | None, stream: int, threshold: int,
@@ -217,7 +220,7 @@ class _EmbeddingLayerNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         *tables, indices, weight, _, _, _ = ctx.saved_tensors
         dsum, (dweight, dbias) = embedding_backward_op(
             dy, *ctx.saved_tensors, ctx.stream, ctx.threshold

@@ -32,11 +32,6 @@ The kernels were compiled for A100, H100, B200 and MI300X, and run by Triton's i
 were not yet run on a GPU.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's.)
-
 import math
 from functools import lru_cache
 
@@ -45,7 +40,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.device import require, require_gpu, tiles_for
+from kernels.device import on_its_gpu, require, require_gpu, tiles_for
 from kernels.kernel_set import LambSettings
 
 CHUNK = 16384
@@ -191,6 +186,7 @@ _captured: list[tuple[Tensor, Tensor]] = []
 
 
 @torch.library.custom_op("plainbert::lamb_step", mutates_args=("parameters", "means", "squares"))
+@on_its_gpu
 def lamb_step_op(
     parameters: list[Tensor], gradients: list[Tensor], means: list[Tensor], squares: list[Tensor],
     steps: list[Tensor], learning_rate: Tensor, beta1: float, beta2: float, eps: float,

@@ -4,7 +4,20 @@ A GPU runs thousands of threads, and CUDA makes you write what one of them does.
 write what a *program* does: a group of threads that computes one tile of the output. A program
 knows which one it is (`tl.program_id`), loads tiles from memory into registers, does arithmetic on
 whole tiles as in PyTorch, and stores tiles. How the tile is spread over threads is the compiler's
-work.
+work. Programs run at the same time, in any order, and can't ask each other anything.
+
+    warp           32 threads that take each instruction together; `num_warps` make a program
+    registers      where a thread has its part of a tile: some 250 numbers, at hand at once
+    shared memory  where threads of one program exchange numbers, and wait for each other to (a
+                   barrier)
+    memory         where tensors are: far, so that most kernels take as long as their bytes take
+
+No GPU is needed to look inside. Triton's interpreter runs the programs one by one in numpy, and
+there a `print(x)` in the middle of a kernel prints the tile:
+
+    TRITON_INTERPRET=1 python -c "
+    import torch; from kernels.layer_norm import layer_norm
+    print(layer_norm(torch.randn(5, 8), torch.ones(8), torch.zeros(8), 1e-12))"
 
 Mathematics. For each row x of `hidden` numbers:
 
@@ -32,17 +45,19 @@ How the tiles lie (forward; 2 rows a program, one warp of 32 threads):
     and 8t + 768, so the compiler sees that the last group always lies outside, and drops it.
 
 One warp a program has a second use: a sum along a row stays within the warp, 5 exchanges between
-threads, and needs neither shared memory nor a barrier.
+threads' registers, and needs neither shared memory nor a barrier.
+
+Backward, dweight and dbias run across the rows, and so across programs. Each program therefore
+takes many rows, and leaves one row of sums for a second kernel to add (`column_sums.py`):
+
+    program p   ┌───────────────────────────────┐
+      its first │ dy, x → dx                    │   dweight += dy · x̂, dbias += dy: in registers
+          ↓     │                               │
+      its last  └───────────────────────────────┘ → partials[p]: dweight, dbias of these rows
 
 These kernels were compiled for A100, H100, B200 and MI300X, and run by Triton's interpreter; they
 were not yet run on a GPU.
 """
-
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's. And
-# once_differentiable hides that `backward` takes what autograd.Function says.)
 
 import torch
 import triton
@@ -52,7 +67,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.column_sums import column_sums
-from kernels.device import require, require_gpu, row_programs, tiles_for
+from kernels.device import on_its_gpu, require, require_gpu, row_programs, tiles_for
 from kernels.row_norm import (
     backward_tile,
     forward_tile,
@@ -62,7 +77,8 @@ from kernels.row_norm import (
 )
 
 
-# Triton would compile the kernel again for an integer that is 1 or divides by 16: no gain here.
+# @triton.jit: this is compiled for the GPU when it is first launched, once for each set of dtypes
+# and constants. An integer that is 1, or that 16 divides, would be one more: no gain here.
 @triton.jit(do_not_specialize=["tokens"])
 def layer_norm_forward_kernel(
     x_ptr, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, tokens,
@@ -71,8 +87,9 @@ def layer_norm_forward_kernel(
 ):  # fmt: skip
     """Normalise BLOCK_ROWS rows.
 
-    Arguments that end in _ptr are tensors in Python and addresses here. A `tl.constexpr` is known
-    when the kernel is compiled: each value makes a kernel of its own.
+    Arguments that end in _ptr are tensors in Python and addresses here: of the first element, from
+    which others are counted. A `tl.constexpr` is known when the kernel is compiled: each value
+    makes a kernel of its own.
     """
     # Statistics are in float32 whatever the input is: bfloat16 counts only 8 bits.
     dtype: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
@@ -147,6 +164,7 @@ def layer_norm_backward_kernel(
 # An operator that PyTorch knows by name. torch.compile doesn't look inside: it asks the `fake`
 # below which shapes come out. No tensor may be changed in place, and outputs are new tensors.
 @torch.library.custom_op("plainbert::layer_norm", mutates_args=())
+@on_its_gpu
 def layer_norm_op(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,7 +174,7 @@ def layer_norm_op(
     y = x.new_empty(x.shape)
     mean, rstd = statistics(x)
     if tokens > 0:  # a grid of no programs is an error
-        tile = forward_tile(hidden)
+        tile = forward_tile(hidden)  # BLOCK_ROWS, BLOCK_HIDDEN, and the option num_warps
         # The grid says how many programs run; each learns its number from tl.program_id.
         grid = (tiles_for(tokens, tile["BLOCK_ROWS"]),)
         layer_norm_forward_kernel[grid](
@@ -172,6 +190,7 @@ def _(x, weight, bias, eps):
 
 
 @torch.library.custom_op("plainbert::layer_norm_backward", mutates_args=())
+@on_its_gpu
 def layer_norm_backward_op(
     dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,6 +216,8 @@ def _(dy, x, weight, mean, rstd):
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
 
 
+# What autograd calls: forward keeps what backward needs, and backward gives a gradient for each of
+# forward's arguments, in their order. A second derivative is an error, not a wrong number.
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
@@ -207,7 +228,7 @@ class _LayerNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         dx, dweight, dbias = layer_norm_backward_op(dy, *ctx.saved_tensors)
         return dx, dweight, dbias.to(ctx.bias_dtype), None
 

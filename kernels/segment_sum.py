@@ -18,18 +18,12 @@ This kernel was compiled for A100, H100, B200 and MI300X, and run by Triton's in
 not yet run on a GPU.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# (Inside @triton.jit, integers and tensors are values of Triton's language, not of Python's. And
-# once_differentiable hides that `backward` takes what autograd.Function says.)
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.device import power_of_two, tiles_for
+from kernels.device import on_its_gpu, power_of_two, tiles_for
 
 PIECE = 64
 
@@ -79,6 +73,7 @@ def tile(columns: int) -> dict[str, int]:
 
 
 @torch.library.custom_op("plainbert::segment_sum", mutates_args=())
+@on_its_gpu
 def segment_sum(rows: Tensor, indices: Tensor, entries: int, skipped: int = -1) -> Tensor:
     """Sum the rows [tokens, columns] of each index below `entries`; that of `skipped` stays zero.
 

@@ -1,5 +1,7 @@
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -8,7 +10,12 @@ from torch import Tensor
 
 from kernels import REFERENCE, Dropout, PackedSequences
 from kernels import attention_backward as backward_module
-from kernels.attention_backward import attention_backward_op, dkdv_tile, dq_tile
+from kernels.attention_backward import (
+    attention_backward_op,
+    dkdv_tile,
+    dq_tile,
+    longest_short,
+)
 from kernels.attention_dkdv import attention_dkdv_kernel
 from kernels.attention_dq import attention_dq_kernel
 from kernels.attention_short_backward import attention_short_backward_kernel
@@ -43,6 +50,18 @@ class Attended(NamedTuple):
     seed: Tensor | None
     stream: int
     threshold: int
+
+
+@dataclass
+class Watched:
+    """A kernel that says when it is launched."""
+
+    kernel: Any
+    say: Callable[[], None]
+
+    def __getitem__(self, grid):
+        self.say()
+        return self.kernel[grid]
 
 
 def log2_sums(query, key, sequences):
@@ -141,6 +160,22 @@ def test_no_tile_does_work_twice_on_a_gpu_whose_warps_have_32_rows():
         for head_dim in (16, 32):
             tile = dkdv_tile("gfx942", head_dim, dtype, True)
             assert min(tile["QUERIES"], tile["KEYS"]) == 32 * tile["num_warps"]
+
+
+def test_longer_sequences_than_shared_memory_holds_have_two_kernels(monkeypatch):
+    """One tile of 128 tokens would ask an RTX 4090 for more shared memory than it has."""
+    assert [longest_short(t) for t in ("", "sm80", "sm90", "sm100", "gfx942")] == [128] * 5
+    assert [longest_short(t) for t in ("sm86", "sm89", "sm120")] == [64] * 3
+    monkeypatch.setattr(backward_module, "architecture", lambda device: "sm89")
+    launched = []
+    kernels = ("attention_short_backward_kernel", "attention_dq_kernel", "attention_dkdv_kernel")
+    for name in kernels:
+        kernel = getattr(backward_module, name)
+        watched = Watched(kernel, lambda name=name: launched.append(name))
+        monkeypatch.setattr(backward_module, name, watched)
+    hold(*attended((64, 5), torch.bfloat16))
+    hold(*attended((65, 5), torch.bfloat16))
+    assert tuple(launched) == kernels
 
 
 def test_every_form_of_the_loop_is_run():

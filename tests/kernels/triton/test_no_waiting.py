@@ -3,10 +3,12 @@
 Tensors of the meta device stand in for a GPU's. They have no values: to ask for one, or for a
 shape that depends on one, is an error, as is a copy to the host. Our launchers run on them as they
 are, but for the kernels, which do nothing; `Crossings` notes each operation on tensors of two
-devices, which is how a copy from the host shows.
+devices, which is how a copy from the host shows. That each launch goes to the GPU that the tensors
+are on is watched too: Triton launches on the current one.
 """
 
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -63,9 +65,20 @@ class Crossings(TorchDispatchMode):
 class Launches:
     """In a kernel's place: takes a grid and arguments, and does nothing."""
 
+    current = "another"
+    """The device that Triton would launch on."""
+
     def __getitem__(self, grid):
         assert all(type(programs) is int and programs > 0 for programs in grid)
+        assert self.current == "meta"
         return lambda *_, **__: None
+
+
+@contextmanager
+def on_the_device_of(tensor):
+    before, Launches.current = Launches.current, tensor.device.type
+    yield
+    Launches.current = before
 
 
 @pytest.fixture
@@ -78,6 +91,7 @@ def on_a_gpu(monkeypatch):
     properties = SimpleNamespace(L2_cache_size=50 * 2**20, multi_processor_count=132)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
+    monkeypatch.setattr("torch.cuda.device_of", on_the_device_of)
     monkeypatch.setattr(torch.Tensor, "data_ptr", lambda tensor: 16 * id(tensor))
     # torch lists once what a device's context affects: not while one of them is a stand-in.
     with torch.device("meta"):
