@@ -176,6 +176,12 @@ def test_the_command_prints_holds_and_writes(monkeypatch, capsys, tmp_path):
     assert main(["--check", str(RECORD), "--json", str(written)]) == 0
     assert json.loads(written.read_text())["kernels"] == record
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(record)
+    # A part of it is written into the record that is there: the rest stays.
+    part = {k: v for k, v in record.items() if k != "column_sums | sm90"}
+    written.write_text(json.dumps({"kernels": part}))
+    assert main(["--targets", "sm90", "--only", "column_sums", "--json", str(written)]) == 0
+    assert json.loads(written.read_text())["kernels"] == record
+    capsys.readouterr()
     grown = 1.06
     assert main(["--check", str(RECORD), "--targets", "sm90", "--only", "column_sums"]) == 1
     assert "FAILS: 13.5" in capsys.readouterr().out
@@ -198,7 +204,9 @@ def test_every_kernel_compiles_as_recorded(architecture):
 
 
 @pytest.mark.parametrize(
-    "command", [["kernels.aot", "--only", "none"], ["benchmarks.roofline"]], ids=lambda c: c[0]
+    "command",
+    [["kernels.aot", "--targets", "gfx942", "--only", "column_sums"], ["benchmarks.roofline"]],
+    ids=lambda c: c[0],
 )
 def test_a_reader_may_leave(command):
     """Into a pipe that nobody reads any more, as after `| head`."""
@@ -219,9 +227,53 @@ def test_errors_of_the_command(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([])
     assert "TRITON_INTERPRET: expected it unset" in capsys.readouterr().err
-    monkeypatch.delenv("TRITON_INTERPRET")
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--targets", "sm90,sm99,x"],
+            "--targets: expected some of sm80,sm90,sm100,gfx942, got 'sm99,x'",
+        ),
+        (["--only", "gelu,"], "--only: expected a part of a kernel's name, got 'gelu,'"),
+        (
+            ["--check", "no.json"],
+            "no.json: expected a record that --json wrote, got FileNotFoundError",
+        ),
+        (
+            ["--check", "pyproject.toml"],
+            "pyproject.toml: expected a record that --json wrote, got JSONDecodeError",
+        ),
+        (
+            ["--only", "gelu", "--json", "README.md"],
+            "README.md: expected a record that --json wrote, got JSONDecodeError",
+        ),
+        (
+            ["--json", "nowhere/x.json"],
+            "--json: expected a file in a folder that is there, got nowhere/x.json",
+        ),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_compiled(monkeypatch, capsys, arguments, message):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match="2"):
-        main(["--targets", "sm90,sm99"])
-    assert "--targets: expected some of sm80, sm90, sm100, gfx942, got {'sm99'}" in (
-        capsys.readouterr().err
-    )
+        main(arguments)
+    assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+
+
+def test_cards_with_less_shared_memory_run_the_kernels_of_an_a100():
+    """99 KB, where an A100 has 163: all attention kernels fit but one, which has a smaller tile.
+
+    (That one is in the record with the tile that doesn't fit.)
+    """
+    record = json.loads(RECORD.read_text())["kernels"]
+    a100 = {c.name: c for c in every_case("sm80")}
+    for target in ("sm86", "sm89", "sm120"):
+        cases = {c.name: c for c in every_case(target)}
+        others = {n for n, c in cases.items() if c.constants != a100[n].constants}
+        assert others == {name for name in cases if name.startswith("attention short backward")}
+        for name in cases.keys() - others:
+            assert record[f"{name} | sm80"]["shared_bytes"] <= 99 * 1024
