@@ -7,11 +7,13 @@ no torch, so that `--help` answers at once.
 Exit codes: 0, done; 1, done, with a negative answer (`bert doctor`, `bert parity`); 2, a mistake
 of the user, told in one line; 130, Ctrl-C. A ValueError or OSError counts as a mistake of the
 user. Anything else is ours, and keeps its traceback; under `python -X dev` these two do as well.
+Of the processes that torchrun starts, the first tells what is wrong for all of them.
 """
 
 import dataclasses
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -95,6 +97,10 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+FIRST_TELLS_WITHIN = 60.0
+"""Seconds that the first of several processes has to tell what is wrong for all."""
+
+
 class UsageError(Exception):
     """The command line can't be used; the message is one line."""
 
@@ -175,6 +181,7 @@ def _guarded(program: str, options: Sequence[Option], work: Callable[[], int]) -
         sys.stdout.flush()
         return code
     except UsageError as error:
+        _let_the_first_tell()
         return _fail(program, str(error))
     except KeyboardInterrupt:
         return 130
@@ -189,6 +196,8 @@ def _guarded(program: str, options: Sequence[Option], work: Callable[[], int]) -
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
+        if getattr(error, "is_everyones", False):
+            _let_the_first_tell()
         return _fail(program, _as_typed(_message(error), options))
 
 
@@ -305,6 +314,15 @@ def _fail(program: str, message: str) -> int:
     """Print a user's mistake as one line, whatever is in it, and return the exit code for it."""
     print(f"{program}: error: {_printable(message)}", file=sys.stderr)
     return 2
+
+
+def _let_the_first_tell() -> None:
+    """Wait, unless this is the first of several processes: it finds the same mistake.
+
+    When it has told it and ended, torchrun ends the others; one that is still here tells it too.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+        time.sleep(FIRST_TELLS_WITHIN)
 
 
 def _printable(message: str) -> str:

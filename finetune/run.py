@@ -26,7 +26,7 @@ import torch
 from bert.command import command_line
 from bert.config import read_json
 from bert.saving import save_pretrained
-from bert.training.distributed import ALONE, World, join
+from bert.training.distributed import ALONE, World, is_first_process, join
 from bert.training.estimate import estimate
 from bert.training.hardware import choose_hardware
 from bert.training.loop import train
@@ -59,7 +59,8 @@ class FinetuneResult:
 def run(config: FinetuneConfig) -> int:
     """Run the command; return its exit code."""
     if config.dry_run:
-        print(dry_run(config))
+        if is_first_process():
+            print(dry_run(config))
         return 0
     with join(config.training) as world:
         return finetune(config, world).training.exit_code

@@ -32,7 +32,7 @@ from bert.pretraining import BertForPreTraining
 from bert.saving import save_pretrained
 from bert.text import odd_things
 from bert.tokenization import Tokenizer
-from bert.training.distributed import ALONE, World, join
+from bert.training.distributed import ALONE, World, is_first_process, join
 from bert.training.estimate import estimate
 from bert.training.hardware import choose_hardware
 from bert.training.loop import train
@@ -75,7 +75,8 @@ class PretrainResult:
 def run(config: PretrainConfig) -> int:
     """Run the command; return its exit code."""
     if config.dry_run:
-        print(dry_run(config))
+        if is_first_process():
+            print(dry_run(config))
         return 0
     with join(config.training) as world:
         return pretrain(config, world).training.exit_code

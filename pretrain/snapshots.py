@@ -43,6 +43,10 @@ class Snapshots:
         self._size = size
         self._has_started = False
 
+    def is_due(self, step: int) -> bool:
+        """Say whether a step wants a call: the first that there is, 0 and the powers of two."""
+        return not self._has_started or is_snapshot_step(step)
+
     def __call__(self, step: int) -> None:
         """Save the model of this step, if it is due; whole or not at all.
 

@@ -68,11 +68,17 @@ def write_checkpoint(
     return final
 
 
-def read_checkpoint(path: Path) -> dict[str, bytes]:
+def read_checkpoint(
+    path: Path, is_left: Callable[[str], bool] = lambda name: False
+) -> dict[str, bytes]:
     """Return the content of each file, after all have been held against the manifest.
 
     What is returned is what was checked: the files are read once, and not mapped, so that one
     that changes meanwhile does no harm.
+
+    Args:
+        path: the checkpoint.
+        is_left: says of a file's name whether to check the file alone, and return b"" for it.
 
     Raises:
         DamagedCheckpoint: a file is missing, cut, or changed.
@@ -84,10 +90,15 @@ def read_checkpoint(path: Path) -> dict[str, bytes]:
             size = file.stat().st_size
             if size != entry["bytes"]:
                 raise DamagedCheckpoint(f"{file}: expected {entry['bytes']} bytes, got {size}")
-            contents[name] = file.read_bytes()
+            if is_left(name):
+                with open(file, "rb") as left:
+                    contents[name], digest = b"", hashlib.file_digest(left, "sha256")
+            else:
+                contents[name] = file.read_bytes()
+                digest = hashlib.sha256(contents[name])
         except OSError as error:
             raise DamagedCheckpoint(f"{file}: can't be read: {error.strerror}") from error
-        if hashlib.sha256(contents[name]).hexdigest() != entry["sha256"]:
+        if digest.hexdigest() != entry["sha256"]:
             raise DamagedCheckpoint(f"{file}: its SHA-256 is not the one in {MANIFEST}")
     return contents
 

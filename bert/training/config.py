@@ -31,6 +31,7 @@ CHANGEABLE = frozenset(
         "device",
         "kernels",
         "threads",
+        "sharding",
         "timeout",
     }
 )
@@ -90,6 +91,8 @@ class TrainingConfig(Checked):
     """What computes; auto: torch's operations. Ours in Triton were not yet run on a GPU."""
     threads: int | None = None
     """CPU threads of torch; None: as many as torch chooses."""
+    sharding: Literal["none", "full"] = "none"
+    """What each of several processes keeps: the whole model (none) or a part of it (full)."""
     timeout: str = "30min"
     """How long one of several processes waits for the others before it gives up."""
 
@@ -165,6 +168,12 @@ class TrainingConfig(Checked):
             "threads",
             f"None or 1 to {cores}, the cores of this machine",
             self.threads is None or 1 <= self.threads <= cores,
+        )
+        self._require("sharding", "none or full", self.sharding in ("none", "full"))
+        self._require(
+            "optimizer",
+            "adamw, bert_adam or muon with sharding full, since lamb's kernels take whole tensors",
+            self.sharding == "none" or self.optimizer != "lamb",
         )
         self._require(
             "timeout",

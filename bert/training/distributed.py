@@ -1,9 +1,9 @@
 """Several processes that train one model together, as torchrun starts them.
 
-Each has a copy of the model and takes its share of a step's micro-batches. Counts, losses and
-gradients are summed over the processes, so that all copies take the same step, and the first
-process alone decides and writes. A run without torchrun is the case of one process, in which
-nothing is said to anybody.
+Each has a copy of the model, or its part of one (sharding.py), and takes its share of a step's
+micro-batches. Counts, losses and gradients are summed over the processes, so that all take the
+same step, and the first process alone decides and writes. A run without torchrun is the case of
+one process, in which nothing is said to anybody.
 
 What talks is called by every process, in the same order. Beside the gradients only JSON is sent:
 torch's own collectives of objects would unpickle what comes from the network.
@@ -29,6 +29,12 @@ PATIENCE = timedelta(days=7)
 
 class ProcessLost(ConnectionError):
     """Another process of the run has ended, or is silent; this one can't go on without it."""
+
+
+class WrongForAll(ValueError):
+    """A mistake that every process finds by itself, so that one need tell it."""
+
+    is_everyones = True
 
 
 @dataclass(frozen=True)
@@ -135,11 +141,28 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            raise ProcessLost(
-                f"process {self.rank} of {self.size}: another one has ended, or said nothing for "
-                f"{self.timeout} (training.timeout); the last checkpoint serves: "
-                f"{str(error).strip().splitlines()[0]}"
-            ) from error
+            raise self._lost(error) from error
+
+    @contextmanager
+    def talking_within(self) -> Iterator[None]:
+        """Run what talks in the midst of something else, as passes over cut parameters do.
+
+        Raises:
+            ProcessLost: for an error of torch.distributed or gloo; others are what they are.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or "gloo" in str(error):
+                raise self._lost(error) from error
+            raise
+
+    def _lost(self, error: RuntimeError) -> ProcessLost:
+        return ProcessLost(
+            f"process {self.rank} of {self.size}: another one has ended, or said nothing for "
+            f"{self.timeout} (training.timeout); the last checkpoint serves: "
+            f"{str(error).strip().splitlines()[0]}"
+        )
 
 
 ALONE = World()
@@ -152,19 +175,19 @@ def join(config: TrainingConfig) -> Iterator[World]:
     Messages and a CPU's gradients go through gloo, a GPU's gradients through NCCL.
 
     Raises:
-        ValueError: the configuration has no work for each process, or one GPU for all of them.
+        WrongForAll: the configuration has no work for each process, or one GPU for all of them.
     """
     rank, size, local_rank = _environment()
     if size == 1:
         yield ALONE
         return
     if config.accumulation < size:
-        raise ValueError(
+        raise WrongForAll(
             f"accumulation: expected {size} or more, a micro-batch of each step for each of the "
             f"{size} processes, got {config.accumulation}"
         )
     if ":" in config.device:
-        raise ValueError(
+        raise WrongForAll(
             f"device: expected auto, cpu or cuda, since each of the {size} processes has its own, "
             f"got {config.device!r}"
         )

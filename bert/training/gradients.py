@@ -11,6 +11,7 @@ from torch import Tensor
 from bert.training.distributed import ALONE, World
 from bert.training.hardware import Hardware
 from bert.training.objective import Objective
+from bert.training.sharding import drop_unreached, is_sharded, passes_in_step
 
 _UINT64 = 2**64 - 1
 
@@ -57,7 +58,7 @@ def add_gradients(
     ends with the gradients and losses of all.
 
     Args:
-        objective: on `hardware.device`.
+        objective: on `hardware.device`; its gradients are cut as its parameters are.
         window: (index, micro-batch on the CPU); this process's share.
         seed: of dropout.
         hardware: where, and in which precision.
@@ -70,14 +71,17 @@ def add_gradients(
         ProcessLost: one of the processes has ended.
     """
     counts = [objective.counts(batch) for _, batch in window]
-    terms = _total(world.gather(_total(counts)))
+    everyones = world.gather(counts)
+    terms = _total(count for counts_of_one in everyones for count in counts_of_one)
+    passes = [(place, 1.0) for place, count in enumerate(counts) if any(count.values())]
+    if is_sharded(objective) and any(terms.values()):
+        passes = passes_in_step(len(window), max(map(len, everyones)))
 
     sums: dict[str, Tensor] = {}
     parts: dict[int, Tensor] = {}
-    for (index, batch), count in zip(window, counts, strict=True):
+    for place, weight in passes:
+        (index, batch), count = window[place], counts[place]
         check()
-        if not any(count.values()):
-            continue
         losses = run_forward(objective, batch, dropout_seed(seed, index), hardware)
         if losses.keys() != count.keys():
             raise ValueError(
@@ -85,12 +89,17 @@ def add_gradients(
                 f"got {sorted(losses)}"
             )
         part = torch.stack([losses[name] / terms[name] for name in losses if terms[name]]).sum()
-        part.backward(torch.full_like(part, loss_scale))
+        part.backward(torch.full_like(part, weight * loss_scale))
+        if not weight:
+            continue
         parts[index] = part.detach()
         for name, value in losses.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 
-    world.sum_gradients([p for p in objective.parameters() if p.requires_grad])
+    if is_sharded(objective):
+        drop_unreached(objective, world)
+    else:
+        world.sum_gradients([p for p in objective.parameters() if p.requires_grad])
     return _losses_of_all(world, terms, sums, parts)
 
 

@@ -6,7 +6,8 @@ the same parameters, bit by bit, as one that never stopped (on one machine, with
 and a budget in steps or tokens; one of wall clock follows the clock).
 
 Several processes (distributed.py) share the micro-batches of each step. All run this code, and
-decide the same; the first alone has the directory of the run, evaluates and writes.
+decide the same; the first alone has the directory of the run, evaluates and writes. They may
+share the model as well (sharding.py): what is trained is then a twin of the objective.
 """
 
 import os
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -32,15 +33,17 @@ from bert.training.objective import Batches, Objective
 from bert.training.optimizer import build_optimizer, describe_groups, set_learning_rate
 from bert.training.phases import Phase, Source, phase_at
 from bert.training.progress import ProgressBar, say
+from bert.training.restoring import restore
 from bert.training.result import TrainingResult
 from bert.training.resume import check_identity, find_common_start, make_way
 from bert.training.run_directory import RunDirectory
 from bert.training.schedule import learning_rate
+from bert.training.sharding import fill, is_sharded, put_together, shard
 from bert.training.state import (
     Identity,
     TrainingState,
-    restore,
     save_checkpoint,
+    save_part,
     state_tensors,
 )
 from bert.training.statistics import watch_step
@@ -52,6 +55,18 @@ from bert.training.trackers import Trackers, require_trackers
 Evaluation = Callable[[], Mapping[str, float]]
 
 
+class StepWatcher(Protocol):
+    """What looks at the objective between steps."""
+
+    def is_due(self, step: int, /) -> bool:
+        """Say whether it wants to be called; what isn't due costs nothing."""
+        ...
+
+    def __call__(self, step: int, /) -> None:
+        """Look; `step` is the number of finished steps."""
+        ...
+
+
 def train(
     objective: Objective[Any],
     batches: Batches[Any] | Sequence[Phase[Any]],
@@ -60,7 +75,7 @@ def train(
     *,
     evaluate: Evaluation | None = None,
     study_batch: Any = None,
-    on_step: Callable[[int], None] | None = None,
+    on_step: StepWatcher | None = None,
     identity: Mapping[str, Any] | None = None,
     resume: str | Path = "auto",
     overwrite: bool = False,
@@ -81,7 +96,7 @@ def train(
             the objective: a signal ends it half-way.
         study_batch: the micro-batch that `objective.study` looks at; None: the first of training.
         on_step: called with the finished steps before the first step, or the one after a resume,
-            and after each; it must not change the objective.
+            and after each, where they are due; it must not change the objective.
         identity: what else makes this run this run (data, tokenizer, model), as JSON; a resumed
             run refuses another.
         resume: "auto" (the newest whole checkpoint, or a fresh start), "none", or a checkpoint.
@@ -99,7 +114,7 @@ def train(
     """
     require_trackers(config.trackers)
     place = RunDirectory(Path(run_dir)) if world.is_first else nullcontext()
-    with place as directory, Interrupts() as interrupts:
+    with place as directory, Interrupts() as interrupts, world.talking_within():
         # First of all: torch's first optimiser takes seconds of imports, within the budget.
         timetable = Timetable(config, clock, world, reserve_seconds)
         run = _Run(objective, batches, config, directory, interrupts, timetable, world)
@@ -110,6 +125,7 @@ def train(
                 run.go_on()
             except Interrupted:
                 run.save()
+            fill(run.objective, run.trained)
             return run.result()
 
 
@@ -130,7 +146,10 @@ class _Run:
             torch.set_num_threads(config.threads)
         self.hardware = choose_hardware(config, world.local_rank)
         self.objective = objective.to(self.hardware.device).train()
-        self.optimizer = build_optimizer(objective, config)
+        world.copy_from_first(state_tensors(objective).values())
+        is_cut = config.sharding == "full" and not world.is_alone
+        self.trained = shard(objective, world) if is_cut else objective
+        self.optimizer = build_optimizer(self.trained, config)
         self.phases = [Phase("", 1.0, batches)] if isinstance(batches, Batches) else batches
         self.config = config
         self.directory = directory
@@ -139,7 +158,7 @@ class _Run:
         self.world = world
         self.evaluation: Evaluation | None = None
         self.study_batch: Any = None
-        self.on_step: Callable[[int], None] | None = None
+        self.on_step: StepWatcher | None = None
 
     def begin(self, resume: str | Path, overwrite: bool, identity: Mapping[str, Any]) -> None:
         """Take up the state of a checkpoint, or the one before the first step."""
@@ -149,11 +168,10 @@ class _Run:
         self.state = TrainingState(loss_scale=first_scale(self.hardware.precision))
         if start.checkpoint is not None:
             check_identity(start.checkpoint, self.identity, say)
-            restore(start.checkpoint, self.objective, self.optimizer)
+            restore(start.checkpoint, self.trained, self.optimizer)
             self.state = start.checkpoint.state
         if self.directory is not None:
             make_way(self.directory, start, say)
-        self.world.copy_from_first(state_tensors(self.objective).values())
 
         self.timetable.follow(self.state)
         description = {
@@ -213,10 +231,13 @@ class _Run:
                 self.step(source)
 
     def tell_step(self) -> None:
-        """Call `on_step` in the first process, while the others wait."""
-        if self.on_step is not None:
-            if self.world.is_first:
-                self.on_step(self.state.step)
+        """Call `on_step` in the first process, if it wants this step, while the others wait."""
+        if self.on_step is None:
+            return
+        if self.world.from_first(self.on_step.is_due(self.state.step)):
+            with put_together(self.objective, self.trained):
+                if self.world.is_first:
+                    self.on_step(self.state.step)
             self.world.wait_for_all()
 
     def step(self, source: Source) -> None:
@@ -232,10 +253,10 @@ class _Run:
         alone = self.world.is_alone
         with self.interrupts.abandonable() if alone else nullcontext():
             window = source.window()
-        watch = watch_step(self.objective, self.optimizer) if self.is_watched() else None
+        watch = watch_step(self.trained, self.optimizer) if self.is_watched() else None
         with watch or nullcontext({}) as statistics:
             outcome = take_step(
-                self.objective,
+                self.trained,
                 self.optimizer,
                 window,
                 self.config,
@@ -281,19 +302,23 @@ class _Run:
             self.study(statistics)
 
     def is_watched(self) -> bool:
-        """Say whether this process writes a line of statistics of the next step."""
+        """Say whether this process has a part in the statistics of the next step."""
         every = self.config.statistics_every
-        return self.world.is_first and every is not None and (self.state.step + 1) % every == 0
+        is_asked = self.world.is_first or is_sharded(self.trained)
+        return is_asked and every is not None and (self.state.step + 1) % every == 0
 
     def study(self, statistics: dict[str, Any]) -> None:
         """Log what the last step did, with what the objective has to show of itself."""
-        if self.study_batch is None:
-            self.study_batch = self.phases[0].batches[0]
-        try:
-            with self.looking():
-                shown = self.objective.study(self.study_batch.to(self.hardware.device))
-        except Interrupted:
-            return  # heeded before the next step, by all processes
+        with put_together(self.objective, self.trained):
+            if not self.world.is_first:
+                return
+            if self.study_batch is None:
+                self.study_batch = self.phases[0].batches[0]
+            try:
+                with self.looking():
+                    shown = self.objective.study(self.study_batch.to(self.hardware.device))
+            except Interrupted:
+                return  # heeded before the next step, by all processes
         self.log.write("statistics", self.state.step, **statistics, **shown)
 
     @contextmanager
@@ -323,7 +348,8 @@ class _Run:
         if self.evaluation is None or self.state.evaluated_step == self.state.step:
             return
         started = self.timetable.elapsed()
-        own = self.results_of(self.evaluation) if self.world.is_first else None
+        with put_together(self.objective, self.trained):
+            own = self.results_of(self.evaluation) if self.world.is_first else None
         self.world.wait_for_all()
         results = self.world.from_first(own)
         if results is None:
@@ -357,10 +383,11 @@ class _Run:
         name = None
         if self.directory is not None:
             self.log.sync()
-            name = save_checkpoint(
-                self.directory.checkpoints, state, self.identity, self.objective, self.optimizer
-            ).name
-            prune(self.directory.checkpoints, self.config.keep_checkpoints)
+            home, trained = self.directory.checkpoints, (self.trained, self.optimizer)
+            name = save_checkpoint(home, state, self.identity, *trained, self.world).name
+            prune(home, self.config.keep_checkpoints)
+        else:
+            save_part(self.trained, self.optimizer, self.world)
         self.world.wait_for_all()
         seconds = self.timetable.elapsed() - state.saved_at
         state.save_seconds = max(state.save_seconds, seconds)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bert.training.sharding import cut_like, whole
+
 # Newton and Schulz's iteration x ← a·x + (b·g + c·g²)·x with g = x·xᵀ. These coefficients bring
 # small singular values up fast, and leave all of them near 1 instead of at it.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -65,10 +67,10 @@ class MuonAdamW(torch.optim.AdamW):
                 state["exp_avg"] = torch.zeros_like(parameter)
             state["step"] += 1
             state["exp_avg"].lerp_(parameter.grad, 1 - MOMENTUM)
-            update = parameter.grad.lerp(state["exp_avg"], MOMENTUM)
+            # Of a cut matrix each process orthogonalises all, and keeps its own rows.
+            update = whole(parameter.grad.lerp(state["exp_avg"], MOMENTUM))
             parts = update.view(group["parts"], -1, update.shape[1])
             scale = RMS * math.sqrt(max(parts.shape[1:]))
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(
-                orthogonalise(parts).reshape(parameter.shape), alpha=-group["lr"] * scale
-            )
+            step = orthogonalise(parts).reshape(parameter.shape)
+            parameter.add_(cut_like(step, parameter), alpha=-group["lr"] * scale)

@@ -18,7 +18,7 @@ from bert.training.checkpoint_files import (
 )
 from bert.training.distributed import World
 from bert.training.run_directory import RunDirectory
-from bert.training.state import Checkpoint, Identity, load_checkpoint
+from bert.training.state import Checkpoint, Identity, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def find_start(
     """
     if resume == "auto":
         return Start(_newest_whole(run, say), "nothing")
-    checkpoint = None if resume == "none" else load_checkpoint(Path(resume).resolve())
+    checkpoint = None if resume == "none" else open_checkpoint(Path(resume).resolve())
     if checkpoint is None or checkpoint.path.parent != run.checkpoints:
         if run.has_run() and not overwrite:
             raise ValueError(
@@ -79,7 +79,7 @@ def find_common_start(
     """
     if run is None:
         path = world.from_first(None)
-        return Start(None if path is None else load_checkpoint(Path(path)), "nothing")
+        return Start(None if path is None else open_checkpoint(Path(path)), "nothing")
     start = find_start(run, resume, overwrite, say)
     world.from_first(None if start.checkpoint is None else str(start.checkpoint.path))
     return start
@@ -141,7 +141,7 @@ def _newest_whole(run: RunDirectory, say: Callable[[str], None]) -> Checkpoint |
     paths: list[Path] = []
     for path in reversed(list_checkpoints(run.checkpoints)):
         try:
-            checkpoint = load_checkpoint(path)
+            checkpoint = open_checkpoint(path)
         except DamagedCheckpoint as error:
             damaged.append(error)
             paths.append(path)

@@ -6,12 +6,15 @@
         training.json           counters and times, and what the run is (config, data)
         manifest.json           size and SHA-256 of the others
 
+Where the parameters are cut among processes, the tensors lie in one file for each process, see
+parts.py, instead of the first two. A run goes on from either, whatever is cut in it.
+
 No random state is kept, for there is none: batches and dropout are functions of their index.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -26,11 +29,23 @@ from bert.training.checkpoint_files import (
     step_of,
     write_checkpoint,
 )
+from bert.training.distributed import ALONE, World
 from bert.training.hardware import Hardware
+from bert.training.parts import (
+    are_all_parts,
+    is_part_file,
+    read_parts,
+    tensors_in_parts,
+    write_parts,
+)
+from bert.training.sharding import is_sharded
 
 PARAMETERS = "parameters.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 TRAINING = "training.json"
+
+# What comes of JSON that says something else than was expected.
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass
@@ -94,13 +109,15 @@ class Identity:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says, all of it in memory and checked against its hashes."""
+    """What a checkpoint says, checked against its hashes."""
 
     path: Path
     state: TrainingState
     identity: Identity
     parameters: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    is_in_parts: bool
+    """Whether the values still lie in parts on the disk; the tensors are shapes and dtypes."""
 
 
 def save_checkpoint(
@@ -109,88 +126,101 @@ def save_checkpoint(
     identity: Identity,
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
+    world: World = ALONE,
 ) -> Path:
     """Write a checkpoint below `parent` and return its path.
+
+    Where the parameters are cut, every other process of `world` calls `save_part` meanwhile.
 
     Raises:
         OSError: it could not be written; nothing of it is left.
     """
-    parameters = _host_copies(state_tensors(objective))
-    moments = _host_copies(optimizer_tensors(objective, optimizer))
+    tensors = {**state_tensors(objective), **optimizer_tensors(objective, optimizer)}
     scalars = json.dumps({"state": asdict(state), "identity": asdict(identity)}, indent=1) + "\n"
 
     def write_files(directory: Path) -> None:
-        for name, tensors in ((PARAMETERS, parameters), (OPTIMIZER, moments)):
-            try:
-                safetensors.torch.save_file(tensors, directory / name)
-            except safetensors.SafetensorError as error:
-                raise OSError(str(error)) from error
+        if is_sharded(objective):
+            write_parts(directory, tensors, world)
+        else:
+            _write_tensors(directory, objective, optimizer)
         (directory / TRAINING).write_text(scalars)
 
-    tensors = [*parameters.values(), *moments.values()]
-    size = len(scalars) + sum(tensor.nbytes for tensor in tensors)
+    size = len(scalars) + sum(tensor.nbytes for tensor in tensors.values())
     return write_checkpoint(parent, state.step, size, write_files)
 
 
+def save_part(objective: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> None:
+    """Write this process's part of the checkpoint that the first one saves, if there are parts.
+
+    Raises:
+        OSError: one of the processes couldn't write.
+    """
+    if is_sharded(objective):
+        tensors = {**state_tensors(objective), **optimizer_tensors(objective, optimizer)}
+        write_parts(None, tensors, world)
+
+
+def _write_tensors(
+    directory: Path, objective: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    for name, tensors in (
+        (PARAMETERS, state_tensors(objective)),
+        (OPTIMIZER, optimizer_tensors(objective, optimizer)),
+    ):
+        try:
+            safetensors.torch.save_file(_host_copies(tensors), directory / name)
+        except safetensors.SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read and check a checkpoint; changes nothing.
+    """Read and check a checkpoint, all of it; changes nothing.
+
+    Raises:
+        DamagedCheckpoint: it is not as it was written, or was written by another version.
+        OSError: a file that was found whole could not be read a second time.
+    """
+    checkpoint = open_checkpoint(path)
+    if not checkpoint.is_in_parts:
+        return checkpoint
+    parameters, optimizer = (
+        {name: torch.empty_like(tensor, device="cpu") for name, tensor in tensors.items()}
+        for tensors in (checkpoint.parameters, checkpoint.optimizer)
+    )
+    read_parts(path, {**parameters, **optimizer})
+    return replace(checkpoint, parameters=parameters, optimizer=optimizer, is_in_parts=False)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Check a checkpoint, and read it; of one in parts all but the values of its tensors.
 
     Raises:
         DamagedCheckpoint: it is not as it was written, or was written by another version.
     """
-    contents = read_checkpoint(path)
-    if contents.keys() != {PARAMETERS, OPTIMIZER, TRAINING}:
+    contents = read_checkpoint(path, is_part_file)
+    others = contents.keys() - {TRAINING}
+    is_in_parts = are_all_parts(others)
+    if TRAINING not in contents or not (is_in_parts or others == {PARAMETERS, OPTIMIZER}):
         raise DamagedCheckpoint(f"{path}: expected another set of files, got {sorted(contents)}")
     try:
-        parameters = safetensors.torch.load(contents.pop(PARAMETERS))
-        optimizer = safetensors.torch.load(contents.pop(OPTIMIZER))
-    except safetensors.SafetensorError as error:
+        if is_in_parts:
+            tensors = tensors_in_parts(path)
+            optimizer = {name: t for name, t in tensors.items() if "/" in name}
+            parameters = {name: t for name, t in tensors.items() if "/" not in name}
+        else:
+            parameters = safetensors.torch.load(contents.pop(PARAMETERS))
+            optimizer = safetensors.torch.load(contents.pop(OPTIMIZER))
+    except (safetensors.SafetensorError, OSError, *_MALFORMED) as error:
         raise DamagedCheckpoint(f"{path}: {error}") from error
     try:
         scalars = json.loads(contents[TRAINING])
         state = _parse_state(scalars["state"])
         identity = Identity(**{key: dict(part) for key, part in scalars["identity"].items()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _MALFORMED as error:
         raise DamagedCheckpoint(f"{path / TRAINING}: {error}") from error
     if state.step != step_of(path):
         raise DamagedCheckpoint(f"{path}: holds step {state.step}, not the one in its name")
-    return Checkpoint(path, state, identity, parameters, optimizer)
-
-
-def restore(
-    checkpoint: Checkpoint, objective: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    """Put a checkpoint's tensors in place, after all have been found to fit.
-
-    Raises:
-        ValueError: a tensor is missing, unknown, or of another shape or dtype; none is changed.
-    """
-    targets = state_tensors(objective)
-    _check_fit(checkpoint.path / PARAMETERS, checkpoint.parameters, targets)
-    trained = _names_of_trained(objective, optimizer)
-    moments: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in checkpoint.optimizer.items():
-        parameter, _, key = name.rpartition("/")
-        moments.setdefault(parameter, {})[key] = tensor.clone()
-    shapes = dict(objective.named_parameters())
-    group = _groups_of_trained(objective, optimizer)
-    keys: dict[int | None, set[str]] = {}
-    for name, entry in moments.items():
-        keys.setdefault(group.get(name), set()).update(entry)
-    for name, entry in moments.items():
-        fits = name in group and entry.keys() == keys[group[name]]
-        if not fits or any(t.ndim and t.shape != shapes[name].shape for t in entry.values()):
-            raise ValueError(f"{checkpoint.path / OPTIMIZER}: {name} doesn't fit this optimiser")
-
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(checkpoint.parameters[name])
-    optimizer.load_state_dict(
-        {
-            "state": {i: moments[name] for i, name in enumerate(trained) if name in moments},
-            "param_groups": optimizer.state_dict()["param_groups"],
-        }
-    )
+    return Checkpoint(path, state, identity, parameters, optimizer, is_in_parts)
 
 
 def state_tensors(objective: nn.Module) -> dict[str, Tensor]:
@@ -205,42 +235,19 @@ def optimizer_tensors(objective: nn.Module, optimizer: torch.optim.Optimizer) ->
     parameters = dict(objective.named_parameters())
     return {
         f"{name}/{key}": value
-        for name in _names_of_trained(objective, optimizer)
+        for name in names_of_trained(objective, optimizer)
         for key, value in optimizer.state.get(parameters[name], {}).items()
     }
 
 
-def _names_of_trained(objective: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+def names_of_trained(objective: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
     """Return the names of the optimiser's parameters, in its own order."""
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
-def _groups_of_trained(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """Return the number of each parameter's group: within one, all keep the same tensors."""
-    names = iter(_names_of_trained(objective, optimizer))
-    return {
-        next(names): number
-        for number, group in enumerate(optimizer.param_groups)
-        for _ in group["params"]
-    }
-
-
 def _host_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _check_fit(file: Path, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    for name in expected.keys() | got.keys():
-        if name not in got or name not in expected:
-            where = "is missing" if name not in got else "is not in the model"
-            raise ValueError(f"{file}: {name} {where}")
-        wanted, found = expected[name], got[name]
-        if (wanted.shape, wanted.dtype) != (found.shape, found.dtype):
-            raise ValueError(
-                f"{file}: {name}: expected {wanted.dtype} {tuple(wanted.shape)}, "
-                f"got {found.dtype} {tuple(found.shape)}"
-            )
 
 
 def _parse_state(values: dict[str, Any]) -> TrainingState:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bert.training.sharding import whole
+
 Statistics = dict[str, dict[str, float | None]]
 
 
@@ -26,6 +28,7 @@ def watch_step(objective: nn.Module, optimizer: torch.optim.Optimizer) -> Iterat
 
     A copy of the parameters is held meanwhile. An update ratio near 1e-3 is the rule of thumb
     (Karpathy, CS231n notes, Neural Networks part 3); far above it the learning rate is too high.
+    Of several processes with parts of the parameters, all watch.
     """
     statistics: Statistics = {}
     before: dict[str, Tensor] = {}
@@ -62,7 +65,7 @@ def watch_step(objective: nn.Module, optimizer: torch.optim.Optimizer) -> Iterat
 def _norms(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return each tensor's Euclidean norm, in float32 at least; the device is waited for once."""
     norms = [
-        torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32))
+        whole(torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)))
         for t in tensors.values()
     ]
     return dict(zip(tensors, torch.stack(norms).tolist(), strict=True)) if norms else {}

@@ -14,6 +14,7 @@ from bert.training.gradients import add_gradients
 from bert.training.hardware import Hardware
 from bert.training.nonfinite import find_source
 from bert.training.objective import Objective
+from bert.training.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def take_step(
     gradients = [p.grad for p in parameters if p.grad is not None]
     if loss_scale != 1:
         torch._foreach_mul_(gradients, 1 / loss_scale)
-    norm = get_total_norm(gradients)
+    norm = whole(get_total_norm(gradients))
     has_loss, has_norm = math.isfinite(losses.total), math.isfinite(norm.item())
     source, is_overflow = None, has_loss and not has_norm and loss_scale > 1
     if has_loss and has_norm:
@@ -76,6 +77,7 @@ def take_step(
             clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
         optimizer.step()
     elif not is_overflow:
-        own = find_source(objective, window, losses, seed=config.seed, hardware=hardware)
-        source = next(found for found in world.gather(own) if found is not None)
+        source = find_source(
+            objective, window, losses, seed=config.seed, hardware=hardware, world=world
+        )
     return StepOutcome(losses.total, losses.means, norm.item(), source, is_overflow)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bert import cli, options
 from bert.cli import COMMANDS, Command, main, parse, run_command
+from bert.training.distributed import WrongForAll
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -319,6 +320,22 @@ BAKE = ["bake", "cheese", "--eggs", "3"]
 )  # fmt: skip
 def test_a_mistake_is_one_line_that_names_the_argument(argv, line, command, refused):
     assert refused(*argv) == line
+
+
+@pytest.mark.parametrize("is_usage", [True, False])
+@pytest.mark.parametrize(("rank", "size", "waits"), [("0", "2", 0), ("1", "2", 1), ("0", "1", 0)])
+def test_of_several_processes_the_first_tells_what_is_wrong_for_all(
+    rank, size, waits, is_usage, command, refused, monkeypatch
+):
+    slept = []
+    monkeypatch.setattr(cli.time, "sleep", slept.append)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    command(raising(WrongForAll("eggs: expected more")))
+    line = refused("bake") if is_usage else refused(*BAKE)
+    assert line.startswith("bert bake: error: ") and len(slept) == waits
+    command(raising(ValueError("eggs: expected more here")))
+    assert refused(*BAKE) and len(slept) == waits
 
 
 def test_a_good_command_line_reaches_the_command(command, capsys):

@@ -1,5 +1,6 @@
 """BERT's gradients from several processes; see tests/bert/training/ranks.py."""
 
+import json
 from pathlib import Path
 
 import safetensors.torch
@@ -9,6 +10,10 @@ from bert import BertConfig, BertForPreTraining
 from bert.packing import PackedBatch, PackedSequences
 from bert.training.distributed import ALONE, World, join
 from bert.training.gradients import WindowLosses, add_gradients
+from bert.training.optimizer import build_optimizer
+from bert.training.sharding import fill, own_part, shard
+from bert.training.state import optimizer_tensors
+from bert.training.step import take_step
 from pretrain.batches import PretrainingBatch
 from pretrain.objective import PretrainingObjective
 from tests.bert.training import toy
@@ -56,6 +61,51 @@ def write_gradients(out: Path) -> None:
     with join(toy.config(accumulation=WINDOW)) as world:
         _, found = gradients_of(world)
         safetensors.torch.save_file(found, out / f"{world.rank}.safetensors")
+
+
+OPTIMIZERS = ("adamw", "bert_adam", "muon")
+STEPS = 3
+
+
+def steps_of(world: World, optimizer: str) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """Return the parameters after clipped steps in float64, with dropout, and this rank's bytes.
+
+    Several processes cut the model; the word embedding is tied to the output.
+    """
+    torch.manual_seed(0)
+    objective = PretrainingObjective(BertForPreTraining(CONFIG)).double().train()
+    config = toy.config(
+        accumulation=WINDOW, optimizer=optimizer, learning_rate=0.01, max_grad_norm=0.5
+    )
+    trained = objective if world.is_alone else shard(objective, world)
+    by_name = build_optimizer(trained, config)
+    norms = []
+    for step in range(STEPS):
+        window = [
+            (index, batch(index))
+            for index in range(step * WINDOW, (step + 1) * WINDOW)
+            if world.owns(index, WINDOW)
+        ]
+        norms.append(
+            take_step(trained, by_name, window, config, CPU, lambda: None, world).grad_norm
+        )
+    assert min(norms) > 0.5
+    kept = {
+        "parameters": sum(own_part(p.detach()).nbytes for p in trained.parameters()),
+        "optimizer": sum(own_part(t).nbytes for t in optimizer_tensors(trained, by_name).values()),
+        "emptied": 0 if world.is_alone else sum(p.nbytes for p in objective.parameters()),
+    }
+    fill(objective, trained)
+    return {name: p.detach() for name, p in objective.named_parameters()}, kept
+
+
+def write_steps(out: Path) -> None:
+    """Write what each rank ends with, for each optimiser."""
+    with join(toy.config(accumulation=WINDOW)) as world:
+        for optimizer in OPTIMIZERS:
+            found, kept = steps_of(world, optimizer)
+            safetensors.torch.save_file(found, out / f"{optimizer}-{world.rank}.safetensors")
+            (out / f"{optimizer}-{world.rank}.json").write_text(json.dumps(kept))
 
 
 def gradients_alone() -> dict[str, torch.Tensor]:

@@ -32,8 +32,10 @@ def writer(text):
 def test_a_resumed_run_keeps_what_was_and_makes_again_what_comes(tmp_path):
     home = tmp_path / "snapshots"
     first = Snapshots(home, writer("first"), 5)
+    assert first.is_due(3)  # the first one to come deletes what is left
     for step in range(9):
         first(step)
+    assert [step for step in range(9) if first.is_due(step)] == [0, 1, 2, 4, 8]
     (home / ".step-00000016.partial").mkdir()  # it was killed here
     second = Snapshots(home, writer("second"), 6)
     second(3)

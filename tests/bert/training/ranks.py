@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -21,6 +22,8 @@ from bert.training.distributed import join
 from bert.training.gradients import add_gradients
 from bert.training.hardware import Hardware
 from bert.training.optimizer import build_optimizer
+from bert.training.sharding import shard, whole
+from bert.training.state import load_checkpoint
 from tests.bert.training import toy
 
 # See victim.py.
@@ -93,7 +96,7 @@ class Rare(toy.ToyObjective):
         return losses
 
 
-def gradients(out: Path, accumulation: int) -> None:
+def gradients(out: Path, accumulation: int, is_cut: bool = False) -> None:
     """Write the gradients and losses of three windows, from this rank's share of each."""
     with join(toy.config(accumulation=accumulation)) as world:
         for step in range(STEPS):
@@ -104,8 +107,9 @@ def gradients(out: Path, accumulation: int) -> None:
                 if world.owns(index, accumulation)
             ]
             assert len(window) == world.share(accumulation)
-            losses = add_gradients(objective, window, seed=SEED, hardware=CPU, world=world)
-            found = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
+            trained = shard(objective, world) if is_cut else objective
+            losses = add_gradients(trained, window, seed=SEED, hardware=CPU, world=world)
+            found = {n: whole(p.grad) for n, p in trained.named_parameters() if p.grad is not None}
             safetensors.torch.save_file(found, out / f"{world.rank}-{step}.safetensors")
             told = {"means": losses.means, "parts": sorted(losses.parts.items())}
             (out / f"{world.rank}-{step}.json").write_text(json.dumps(told))
@@ -118,7 +122,7 @@ class Event:
     rank: int
     at: int
     what: int | str
-    """A signal's number, or "hang"."""
+    """A signal's number, "hang", or "full" for a disk that takes no more."""
 
     def __call__(self, batch: toy.ToyBatch) -> None:
         if int(os.environ["RANK"]) != self.rank:
@@ -127,6 +131,9 @@ class Event:
         if self.at == 0:
             if self.what == "hang":
                 time.sleep(600)
+            if self.what == "full":
+                _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+                return resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
             os.kill(os.getpid(), int(self.what))
 
 
@@ -182,3 +189,41 @@ def train(
     }
     (out / f"result-{world.rank}").write_text(json.dumps(told))
     return result.exit_code
+
+
+class Looks:
+    """Writes down what there is to see of an objective at steps 0, 2 and 3."""
+
+    def __init__(self, out: Path, objective: nn.Module) -> None:
+        self.out, self.objective = out, objective
+
+    def is_due(self, step: int) -> bool:
+        return step in (0, 2, 3)
+
+    def __call__(self, step: int) -> None:
+        assert os.environ["RANK"] == "0"
+        safetensors.torch.save_file(self.objective.state_dict(), self.out / f"{step}.safetensors")
+
+
+def look(out: Path, sharding: str) -> None:
+    """Train with all that looks at the objective on the way, and tell what a rank keeps."""
+    objective = toy.ToyObjective(torch.float64)
+    settings = {"sharding": sharding, "statistics_every": 2, "evaluate_every": "3"}
+
+    def evaluate() -> dict[str, float]:
+        assert os.environ["RANK"] == "0" and not objective.training
+        batch = toy.ToyBatches(dtype=torch.float64).batch(list(range(5)))
+        return {"label": objective(batch, torch.zeros((), dtype=torch.int64))["label"].item()}
+
+    with join(toy.config()) as world:
+        result = toy.run(
+            out / "run",
+            objective,
+            batches=toy.ToyBatches(dtype=torch.float64),
+            world=world,
+            evaluate=evaluate,
+            on_step=Looks(out, objective),
+            **settings,
+        )
+    saved = load_checkpoint(result.checkpoint).parameters
+    assert all(torch.equal(t, saved[name]) for name, t in objective.state_dict().items())

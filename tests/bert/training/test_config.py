@@ -41,6 +41,7 @@ from bert.training.span import Span
         ("seed", 2**63),
         ("threads", 0),
         ("threads", 10**6),
+        ("sharding", "half"),
         ("timeout", "500"),
         ("timeout", "soon"),
     ],
@@ -65,6 +66,13 @@ def test_a_wrong_value_is_refused_by_name(name, value):
 def test_shares_that_do_not_fit_are_refused(name, settings):
     with pytest.raises(ValueError, match=f"^{name}: expected .*, got {settings.get(name)}$"):
         TrainingConfig(**settings)
+
+
+@pytest.mark.errors
+def test_an_optimizer_that_needs_whole_tensors_is_refused_with_parts():
+    TrainingConfig(optimizer="muon", sharding="full")
+    with pytest.raises(ValueError, match="^optimizer: expected adamw, .* full, .* got 'lamb'$"):
+        TrainingConfig(optimizer="lamb", sharding="full")
 
 
 def test_what_a_run_needs_is_a_budget():

@@ -22,7 +22,8 @@ from tests.bert.training import victim
 def processes(monkeypatch):
     """Real processes, forked from one that has done the imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([victim.__name__])
+    sharding = ["torch.distributed.fsdp", "torch.distributed.checkpoint"]  # seconds, as well
+    context.set_forkserver_preload([victim.__name__, *sharding])
     # Else each process imports pytest, the main module, again.
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
     return context

@@ -9,12 +9,12 @@ from bert.training.config import TrainingConfig
 from bert.training.hardware import Hardware
 from bert.training.muon import MuonAdamW, orthogonalise
 from bert.training.optimizer import build_optimizer, describe_groups, set_learning_rate
+from bert.training.restoring import restore
 from bert.training.state import (
     Identity,
     TrainingState,
     load_checkpoint,
     optimizer_tensors,
-    restore,
     save_checkpoint,
 )
 

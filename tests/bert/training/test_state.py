@@ -11,13 +11,13 @@ from bert.training.checkpoint_files import DamagedCheckpoint, read_checkpoint, w
 from bert.training.config import TrainingConfig
 from bert.training.hardware import Hardware
 from bert.training.optimizer import build_optimizer
+from bert.training.restoring import restore
 from bert.training.state import (
     TRAINING,
     Identity,
     TrainingState,
     load_checkpoint,
     optimizer_tensors,
-    restore,
     save_checkpoint,
     state_tensors,
 )

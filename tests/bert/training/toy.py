@@ -54,6 +54,13 @@ class ToyBatches:
         return sum(batch.ids) + len(batch.ids)
 
 
+class Seen(list[tuple[int, ...]]):
+    """One list for an objective and its copies."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Seen":
+        return self
+
+
 class SeededDropout(nn.Module):
     def forward(self, x: Tensor, seed: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(int(seed))
@@ -76,7 +83,7 @@ class ToyObjective(Objective[ToyBatch]):
     ) -> None:
         super().__init__()
         self.before = before
-        self.seen: list[tuple[int, ...]] = []
+        self.seen = Seen()
         with torch.random.fork_rng():
             torch.manual_seed(7)
             self.hidden = nn.Linear(6, width)
