@@ -11,8 +11,8 @@ take the mean loss some tenths of a nat below the unigram loss. So whether a run
 plateau is read off the tokens that show [MASK].
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bert.pretraining import BertForPreTraining
 from bert.tokenization import Tokenizer
+from bert.training.distributed import ALONE, World
 from pretrain.batches import PretrainingBatch
 from pretrain.masking import MaskingVocabulary
 from pretrain.pairs import PairTask
@@ -53,10 +54,11 @@ def token_characters(tokenizer: Tokenizer) -> Int64[Tensor, " vocab"]:
 
 def evaluate(
     model: BertForPreTraining,
-    batches: Iterable[PretrainingBatch],
+    batches: Sequence[PretrainingBatch],
     unigram: Float[Tensor, " vocab"],
     tokenizer: Tokenizer,
     pair_task: PairTask | None = "nsp",
+    world: World = ALONE,
 ) -> dict[str, float]:
     """Judge a model in evaluation mode on held-out batches.
 
@@ -66,6 +68,7 @@ def evaluate(
         unigram: see `unigram_log_probabilities`.
         tokenizer: the one of the batches.
         pair_task: what their pairs ask.
+        world: the processes that share the batches; all call this, and get the same.
 
     Returns:
         Where tokens are masked: `mlm_loss`, in nats a masked token, `mlm_accuracy`, and beside
@@ -76,30 +79,39 @@ def evaluate(
         chance, and counts as kept. Where there are pairs: `nsp_loss`, `nsp_accuracy` and
         `nsp_majority`, or the same of `sop`.
     """
-    device = model.bert.embeddings.word.weight.device
-    tokens, pairs, shown = _Judged(), _Judged(), []
-    for batch in batches:
-        batch = batch.to(device)
-        encoded = model.bert.encode(batch.packed)
-        masked = encoded.last_hidden_state.index_select(0, batch.masked_positions)
-        for start in range(0, len(masked), ROWS):
-            rows = slice(start, start + ROWS)
-            logits = model.mlm_head(masked[rows], model.bert.embeddings.word.weight)
-            tokens.add(logits, batch.masked_labels[rows])
-        shown.append(batch.packed.input_ids.index_select(0, batch.masked_positions).cpu())
-        if batch.next_sentence_label is not None:
-            assert encoded.pooled is not None
-            pairs.add(model.nsp_head(encoded.pooled), batch.next_sentence_label)
+    everyones = world.gather([_judge(model, batch) for batch in batches[world.rank :: world.size]])
+    tokens, pairs = _Judged(), _Judged()
+    for index in range(len(batches)):  # in their order, for sums of the same rounding
+        of_tokens, of_pairs = everyones[index % world.size][index // world.size]
+        tokens.extend(of_tokens)
+        pairs.extend(of_pairs)
     results = {}
     if tokens.labels:
         results |= tokens.results("mlm")
         results |= _beside(tokens, unigram, token_characters(tokenizer))
-        results |= _by_fate(tokens, torch.cat(shown), tokenizer.mask_id)
+        results |= _by_fate(tokens, tokenizer.mask_id)
     if pairs.labels:
-        is_one = torch.cat(pairs.labels).double().mean().item()
+        is_one = torch.tensor(pairs.labels).double().mean().item()
         results |= pairs.results(str(pair_task))
         results[f"{pair_task}_majority"] = max(is_one, 1 - is_one)
     return results
+
+
+def _judge(model: BertForPreTraining, batch: PretrainingBatch) -> list[dict[str, list]]:
+    """Judge what the model says of a batch's masked tokens, and of its pairs."""
+    batch = batch.to(model.bert.embeddings.word.weight.device)
+    encoded = model.bert.encode(batch.packed)
+    masked = encoded.last_hidden_state.index_select(0, batch.masked_positions)
+    tokens, pairs = _Judged(), _Judged()
+    for start in range(0, len(masked), ROWS):
+        rows = slice(start, start + ROWS)
+        logits = model.mlm_head(masked[rows], model.bert.embeddings.word.weight)
+        tokens.add(logits, batch.masked_labels[rows])
+    tokens.shown = batch.packed.input_ids.index_select(0, batch.masked_positions).tolist()
+    if batch.next_sentence_label is not None:
+        assert encoded.pooled is not None
+        pairs.add(model.nsp_head(encoded.pooled), batch.next_sentence_label)
+    return [asdict(tokens), asdict(pairs)]
 
 
 def plateau(results: Mapping[str, float]) -> list[str]:
@@ -115,21 +127,27 @@ def plateau(results: Mapping[str, float]) -> list[str]:
 
 @dataclass
 class _Judged:
-    """The loss of each guess, whether it was right, and the answer; on the CPU."""
+    """The loss of each guess, whether it was right, the answer, and what a token was shown as."""
 
-    losses: list[Tensor] = field(default_factory=list)
-    right: list[Tensor] = field(default_factory=list)
-    labels: list[Tensor] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
 
     def add(self, logits: Float[Tensor, "rows classes"], labels: Int64[Tensor, " rows"]) -> None:
         losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        self.losses.append(losses.double().cpu())
-        self.right.append((logits.argmax(-1) == labels).cpu())
-        self.labels.append(labels.cpu())
+        self.losses += losses.double().tolist()
+        self.right += (logits.argmax(-1) == labels).tolist()
+        self.labels += labels.tolist()
+
+    def extend(self, more: Mapping[str, list]) -> None:
+        for name, values in more.items():
+            getattr(self, name).extend(values)
 
     def results(self, name: str, of: Bool[Tensor, " rows"] | None = None) -> dict[str, float]:
         """Return the mean loss and the accuracy, of some rows or of all; nothing of none."""
-        losses, right = torch.cat(self.losses), torch.cat(self.right)
+        losses = torch.tensor(self.losses, dtype=torch.float64)
+        right = torch.tensor(self.right)
         if of is not None:
             losses, right = losses[of], right[of]
         if not len(losses):
@@ -144,21 +162,22 @@ def _beside(
     tokens: _Judged, unigram: Float[Tensor, " vocab"], characters: Int64[Tensor, " vocab"]
 ) -> dict[str, float]:
     """Return the unigram loss, and both losses by characters where any are known."""
-    labels = torch.cat(tokens.labels)
+    labels = torch.tensor(tokens.labels)
     by_frequency, length = -unigram[labels], characters[labels]
     results = {"unigram_loss": by_frequency.mean().item()}
     is_known = length > 0
     if is_known.any():
         total = length.sum().item()
-        losses = torch.cat(tokens.losses)
+        losses = torch.tensor(tokens.losses, dtype=torch.float64)
         results["loss_per_character"] = losses[is_known].sum().item() / total
         results["unigram_per_character"] = by_frequency[is_known].sum().item() / total
     return results
 
 
-def _by_fate(tokens: _Judged, shown: Int64[Tensor, " masked"], mask_id: int) -> dict[str, float]:
+def _by_fate(tokens: _Judged, mask_id: int) -> dict[str, float]:
     """Judge the masked tokens by what the model was shown in their place."""
-    is_kept = shown == torch.cat(tokens.labels)
+    shown = torch.tensor(tokens.shown)
+    is_kept = shown == torch.tensor(tokens.labels)
     is_masked = shown == mask_id
     return {
         **tokens.results("masked", is_masked),

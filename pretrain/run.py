@@ -135,7 +135,7 @@ def pretrain(
         say(f"the text has words for {corpus.manifest['vocab_size']:,} tokens only")
 
     def judge() -> Mapping[str, float]:
-        results = evaluate(model, held_out, unigram, tokenizer, config.pair_task)
+        results = evaluate(model, held_out, unigram, tokenizer, config.pair_task, world)
         for line in plateau(results):
             say(line)
         return results
@@ -146,6 +146,7 @@ def pretrain(
         config.training,
         config.out,
         evaluate=judge if held_out else None,
+        is_evaluation_shared=True,
         study_batch=held_out[0] if held_out else None,
         on_step=_snapshots(config, model, tokenizer) if config.snapshots else None,
         identity=_identity(config, model_config, [corpus, *domain]),

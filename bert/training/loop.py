@@ -74,6 +74,7 @@ def train(
     run_dir: Path,
     *,
     evaluate: Evaluation | None = None,
+    is_evaluation_shared: bool = False,
     study_batch: Any = None,
     on_step: StepWatcher | None = None,
     identity: Mapping[str, Any] | None = None,
@@ -94,6 +95,8 @@ def train(
         evaluate: returns named numbers; runs in eval mode, without gradients, in the precision
             of the training, every `config.evaluate_every` and at the end. It must not change
             the objective: a signal ends it half-way.
+        is_evaluation_shared: whether of several processes each calls `evaluate`, and all get the
+            same; else the first does alone. A signal waits then for the evaluation's end.
         study_batch: the micro-batch that `objective.study` looks at; None: the first of training.
         on_step: called with the finished steps before the first step, or the one after a resume,
             and after each, where they are due; it must not change the objective.
@@ -119,6 +122,7 @@ def train(
         timetable = Timetable(config, clock, world, reserve_seconds)
         run = _Run(objective, batches, config, directory, interrupts, timetable, world)
         run.evaluation, run.study_batch, run.on_step = evaluate, study_batch, on_step
+        run.is_evaluation_shared = is_evaluation_shared and not world.is_alone
         run.begin(resume, overwrite, identity or {})
         with closing(run):
             try:
@@ -157,6 +161,7 @@ class _Run:
         self.timetable = timetable
         self.world = world
         self.evaluation: Evaluation | None = None
+        self.is_evaluation_shared = False
         self.study_batch: Any = None
         self.on_step: StepWatcher | None = None
 
@@ -322,11 +327,12 @@ class _Run:
         self.log.write("statistics", self.state.step, **statistics, **shown)
 
     @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Run the objective in evaluation mode; a signal ends it half-way."""
+    def looking(self, *, is_abandonable: bool = True) -> Iterator[None]:
+        """Run the objective in evaluation mode; a signal ends it half-way where it may."""
         self.objective.eval()
+        signals = self.interrupts.abandonable() if is_abandonable else nullcontext()
         try:
-            with self.interrupts.abandonable(), torch.no_grad(), self.hardware.autocast():
+            with signals, torch.no_grad(), self.hardware.autocast():
                 yield
         finally:
             self.objective.train()
@@ -348,10 +354,7 @@ class _Run:
         if self.evaluation is None or self.state.evaluated_step == self.state.step:
             return
         started = self.timetable.elapsed()
-        with put_together(self.objective, self.trained):
-            own = self.results_of(self.evaluation) if self.world.is_first else None
-        self.world.wait_for_all()
-        results = self.world.from_first(own)
+        results = self.results_of(self.evaluation)
         if results is None:
             raise Interrupted
         state, state_elapsed = self.state, self.timetable.elapsed()
@@ -366,12 +369,17 @@ class _Run:
         say(f"step {state.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
 
     def results_of(self, evaluation: Evaluation) -> dict[str, float] | None:
-        """Evaluate; None if a signal ended it half-way."""
-        try:
-            with self.looking():
-                return {name: float(value) for name, value in evaluation().items()}
-        except Interrupted:
-            return None
+        """Evaluate, in the first process or in all; None if a signal ended it half-way."""
+        own, is_shared = None, self.is_evaluation_shared
+        with put_together(self.objective, self.trained):
+            if self.world.is_first or is_shared:
+                try:
+                    with self.looking(is_abandonable=not is_shared):
+                        own = {name: float(value) for name, value in evaluation().items()}
+                except Interrupted:
+                    pass
+        self.world.wait_for_all()
+        return self.world.from_first(own)
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one; then drop the oldest."""

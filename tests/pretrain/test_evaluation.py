@@ -1,11 +1,13 @@
 """What an evaluation reports, against loops over single sequences in float64."""
 
+import json
 import math
 
 import pytest
 import torch
 
 from bert import BertConfig, BertForPreTraining
+from bert.training.distributed import World
 from pretrain.batches import PretrainingBatches, held_out_batches
 from pretrain.evaluation import (
     PLATEAU,
@@ -112,6 +114,26 @@ def test_every_number_is_that_of_a_loop(corpus, model):
         # Logits are judged in float32.
         assert found[name] == pytest.approx(value, rel=1e-6), name
     assert all(len(rows) > 30 for rows in by_fate.values())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_processes_find_the_same_numbers_to_the_bit(corpus, model, size):
+    batches = make(corpus, 7, masks=MaskRecipe(0.4))
+    unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
+    heard = []
+
+    class Listening(World):
+        """The last process hears those that came before it."""
+
+        def gather(self, value):
+            heard.append(json.loads(json.dumps(value)))
+            return (heard + heard[-1:] * size)[:size]
+
+    for rank in range(size):
+        found = evaluate(model, batches, unigram, TOKENIZER, world=Listening(rank, size))
+    assert [len(of_one) for of_one in heard] == [len(batches[r::size]) for r in range(size)]
+    assert found == evaluate(model, batches, unigram, TOKENIZER)
 
 
 @torch.no_grad()

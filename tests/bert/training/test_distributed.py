@@ -146,6 +146,13 @@ def test_a_signal_in_the_evaluation_of_the_first(tmp_path, processes, signalled)
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000002").state.step == 2
 
 
+def test_a_signal_in_a_shared_evaluation_waits_for_its_end(tmp_path, processes):  # noqa: F811
+    changes = {"evaluate_every": "2"}
+    codes = together(processes, ranks.train, tmp_path, changes, None, (), 1, True)
+    assert codes == [143, 143]
+    assert [result_of(tmp_path, rank)["evaluation"] for rank in (0, 1)] == [{"f1": 0.5}] * 2
+
+
 def test_nan_in_one_process_keeps_all_from_the_step(tmp_path, processes):  # noqa: F811
     changes = {"checkpoint_every": "1", "keep_checkpoints": 9}
     assert together(processes, ranks.train, tmp_path, changes, None, (4,)) == [0, 0]

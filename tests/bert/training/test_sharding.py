@@ -206,7 +206,8 @@ def test_nan_in_one_process_keeps_all_from_the_step(tmp_path, processes):  # noq
 def test_what_looks_at_the_objective_sees_all_of_it(tmp_path, processes):  # noqa: F811
     outs = {sharding: tmp_path / sharding for sharding in ("none", "full")}
     for sharding, out in outs.items():
-        assert together(processes, ranks.look, out, sharding) == [0, 0]
+        is_shared = sharding == "full"
+        assert together(processes, ranks.look, out, sharding, is_shared) == [0, 0]
     for step in (0, 2, 3):
         seen, expected = (
             safetensors.torch.load_file(out / f"{step}.safetensors") for out in outs.values()
