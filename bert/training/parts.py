@@ -71,8 +71,10 @@ def _write(file: Path, tensors: Mapping[str, Tensor], is_first: bool) -> None:
             continue
         if own.numel():
             rows[name], places[name] = own.cpu().contiguous(), {"saved_offsets": offsets}
-    notes = {"format": "pt", "DCP_SHARDING_INFO": json.dumps(places)}
-    safetensors.torch.save_file(rows, file, notes)
+    # The same bytes for the same state: safetensors writes several notes in an order of chance.
+    safetensors.torch.save_file(
+        rows, file, {"DCP_SHARDING_INFO": json.dumps(places, sort_keys=True)}
+    )
 
 
 def tensors_in_parts(directory: Path) -> dict[str, Tensor]:
