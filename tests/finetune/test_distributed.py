@@ -14,9 +14,15 @@ from tests.finetune.conftest import weights
 
 
 @pytest.mark.slow
-def test_two_processes_finetune_what_one_does(make_config, tmp_path, processes):  # noqa: F811
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_processes_finetune_what_one_does(
+    make_config,
+    tmp_path,
+    processes,  # noqa: F811
+    sharding,
+):
     training = {"budget": "9", "evaluate_every": "3", "accumulation": 2}
-    two = make_config(training)
+    two = make_config(training | {"sharding": sharding})
     assert together(processes, ranks.finetune, tmp_path / "ranks", two) == [0, 0]
     one = finetune(make_config(training, out=tmp_path / "one"))
     got, expected = weights(two.out), weights(one.run_dir)

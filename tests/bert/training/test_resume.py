@@ -215,6 +215,7 @@ OTHER = {
     "keep_checkpoints": 1,
     "loader_workers": 2,
     "max_bad_steps": 1,
+    "sharding": "full",
     "timeout": "1min",
     "statistics_every": 1,
     "trackers": ("tensorboard",),
