@@ -133,7 +133,7 @@ def add_layer_norm_backward_kernel(
             tl.store(dx_ptr + offsets, dtotal.to(dx_ptr.dtype.element_ty), mask=inside)
         dweight += dy * normal
         dbias += dy
-        dx_bias += tl.where(row_inside[:, None], dtotal, 0.0)
+        dx_bias += dtotal  # zero outside, as dy, dsum and x̂ are
 
     partial = partials_ptr + program.to(tl.int64) * 3 * HIDDEN + column
     tl.store(partial, tl.sum(dweight, 0), mask=column_inside)
