@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -55,6 +55,7 @@ from bert.training.trackers import Trackers, require_trackers
 Evaluation = Callable[[], Mapping[str, float]]
 
 
+@runtime_checkable
 class StepWatcher(Protocol):
     """What looks at the objective between steps."""
 
