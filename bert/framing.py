@@ -56,8 +56,12 @@ class Segment(NamedTuple):
 
     def keep(self, length: int) -> "Segment":
         """Give the first tokens."""
+        return self.part(0, length)
+
+    def part(self, start: int, end: int) -> "Segment":
+        """Give the tokens from `start` to before `end`."""
         ids, offsets, tokens, word_ids = self
-        return Segment(ids[:length], offsets[:length], tokens[:length], word_ids[:length])
+        return Segment(ids[start:end], offsets[start:end], tokens[start:end], word_ids[start:end])
 
 
 def frame(cls_id: int, sep_id: int, first: Segment, second: Segment | None) -> Encoding:

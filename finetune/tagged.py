@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 
-from bert.finetuning import BertForTokenClassification
+from bert.finetuning import BertForQuestionAnswering, BertForTokenClassification
 from bert.tokenization import Tokenizer
 from finetune.batches import TokenRows
 from finetune.conll import Sentence
@@ -181,7 +181,7 @@ def _tag_names(types: Sequence[str], found: dict[str, str]) -> tuple[str, ...]:
 
 @torch.inference_mode()
 def predict_token_logits(
-    model: BertForTokenClassification,
+    model: BertForTokenClassification | BertForQuestionAnswering,
     rows: TokenRows,
     token_budget: int = EVALUATION_TOKENS,
 ) -> Float[np.ndarray, "tokens labels"]:
@@ -193,9 +193,10 @@ def predict_token_logits(
         float32, or float64 from a float64 model.
     """
     assert not model.training
-    weight = model.classifier.weight
+    is_span = isinstance(model, BertForQuestionAnswering)
+    weight = (model.qa_outputs if is_span else model.classifier).weight
     dtype = np.float64 if weight.dtype == torch.float64 else np.float32
-    logits = np.empty((len(rows.input_ids), model.config.num_labels), dtype)
+    logits = np.empty((len(rows.input_ids), len(weight)), dtype)
     for chosen in rows.by_length(token_budget):
         found = model.logits(rows.batch(chosen).to(weight.device))
         logits[rows.places(chosen)] = at_least_float32(found).cpu().numpy()

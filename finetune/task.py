@@ -103,6 +103,8 @@ class Task(Checked, ABC, Generic[RowsT, ExampleT]):
     """What best_metric may be, the usual one first; of each the greater is the better."""
     pipeline: ClassVar[str]
     """What Hugging Face calls the task, as `pipeline(...)` takes it."""
+    when_long: ClassVar[str] = "A row is cut to {} tokens."
+    """What the model's card says of a long row; {} is max_length."""
 
     # --- to train ------------------------------------------------------------------------
 

@@ -24,8 +24,12 @@ _BY_HEAD = {
     ("BertForSequenceClassification", "multi_label_classification"): "multi-label",
     ("BertForSequenceClassification", "regression"): "regression",
     ("BertForTokenClassification", None): "token-classification",
+    ("BertForQuestionAnswering", None): "question-answering",
 }
-"""The task of a model that names none: by Hugging Face's class, and problem_type if it has one."""
+"""The task of a model that names none: by Hugging Face's class, and problem_type if it has one.
+
+None: whatever problem_type is.
+"""
 
 
 def names() -> list[str]:

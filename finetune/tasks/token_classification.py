@@ -43,6 +43,7 @@ class TokenClassification(Task[TaggedRows, Words]):
     model_class = BertForTokenClassification
     metrics = ("f1", "macro_f1", "accuracy")
     pipeline = "token-classification"
+    when_long = "A sentence of more than {} tokens is split between words."
 
     def read(
         self,

@@ -64,6 +64,11 @@ def write_tsv(path, rows, header=("text", "label")):
     return path
 
 
+def write_squad(path, values):
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
 def weights(run):
     """The weights that a run has saved."""
     return load_pretrained(run / "model", BertForSequenceClassification).state_dict()
