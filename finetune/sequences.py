@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bert.attention_entropy import attention_entropy
 from bert.config import BertConfig
-from bert.finetuning import BertForSequenceClassification
+from bert.finetuning import BertForMultipleChoice, BertForSequenceClassification
 from bert.training.objective import Objective
 from bert.training.throughput import training_operations
 from finetune.batches import ShuffledBatches, TokenRows
@@ -140,7 +140,7 @@ def refuse_one_segment(encoder: BertConfig, train: LabelledRows) -> None:
 
 @torch.inference_mode()
 def predict_logits(
-    model: BertForSequenceClassification,
+    model: BertForSequenceClassification | BertForMultipleChoice,
     rows: TokenRows,
     token_budget: int = EVALUATION_TOKENS,
 ) -> Float[np.ndarray, "rows labels"]:
@@ -155,7 +155,7 @@ def predict_logits(
     assert not model.training
     device = model.classifier.weight.device
     dtype = np.float64 if model.classifier.weight.dtype == torch.float64 else np.float32
-    logits = np.empty((len(rows), model.config.num_labels), dtype)
+    logits = np.empty((len(rows), model.classifier.out_features), dtype)
     for chosen in rows.by_length(token_budget):
         batch = rows.batch(chosen).to(device)
         logits[chosen] = at_least_float32(model.logits(batch)).cpu().numpy()

@@ -63,7 +63,7 @@ class Table:
         Raises:
             ValueError: the file can't be read, or has not the columns.
         """
-        for _, record in _records(path, TextReport()):
+        for _, record in records(path, TextReport()):
             names = tuple(record)
             return Table(path, _find_columns(path, names, columns), names)
         raise ValueError(f"{path}: expected rows, got none")
@@ -93,12 +93,12 @@ class Table:
         """
         text_a, text_b, label = self.columns.text_a, self.columns.text_b, self.columns.label
         assert text_a is not None and label is not None
-        for line, record in _records(self.path, report):
+        for line, record in records(self.path, report):
             place = f"{self.path}, line {line}"
             yield Row(
                 line,
-                _text(record, text_a, place),
-                None if text_b is None else _text(record, text_b, place),
+                read_text(record, text_a, place),
+                None if text_b is None else read_text(record, text_b, place),
                 read_label(record.get(label), f"{place}, column {label!r}"),
             )
 
@@ -109,34 +109,66 @@ class Table:
 
 
 def _find_columns(path: Path, names: Sequence[str], asked: Columns) -> Columns:
-    """Complete the mapping with the usual names; two candidates are an error, not a guess."""
+    """Complete the mapping with the usual names."""
+
+    def find(field: str, is_needed: bool) -> str | None:
+        usual = USUAL_NAMES[field]
+        return find_column(path, names, field, getattr(asked, field), usual, is_needed)
+
+    has_second = asked.text_a is None or asked.text_b is not None
+    return Columns(
+        text_a=find("text_a", True),
+        text_b=find("text_b", False) if has_second else None,
+        label=find("label", True),
+    )
+
+
+def find_column(
+    path: Path | str,
+    names: Sequence[str],
+    field: str,
+    asked: str | None,
+    usual: Sequence[str],
+    is_needed: bool = True,
+) -> str | None:
+    """Find a column: the one asked for, or one of a usual name.
+
+    Args:
+        path: the file, for an error.
+        names: its columns.
+        field: of `Columns`, that the user asks with.
+        asked: the column asked for.
+        usual: the usual names, in small letters.
+        is_needed: whether there must be one.
+
+    Raises:
+        ValueError: the column isn't there; or two have a usual name, and which is not guessed.
+    """
     listed = ", ".join(names)
-    for field in ("text_a", "text_b", "label"):
-        name = getattr(asked, field)
-        if name is not None and name not in names:
-            raise ValueError(f"{path}: columns.{field}: expected one of {listed}, got {name!r}")
-
-    def usual(field: str) -> str | None:
-        found = [name for name in names if name.strip().lower() in USUAL_NAMES[field]]
-        if len(found) > 1:
-            raise ValueError(
-                f"{path}: columns.{field}: expected one column of a usual name, "
-                f"got {' and '.join(found)}; say which"
-            )
-        return found[0] if found else None
-
-    text_b = usual("text_b") if asked.text_a is None and asked.text_b is None else asked.text_b
-    found = Columns(asked.text_a or usual("text_a"), text_b, asked.label or usual("label"))
-    for field in ("text_a", "label"):
-        if getattr(found, field) is None:
-            raise ValueError(
-                f"{path}: columns.{field}: expected a column named "
-                f"{', '.join(USUAL_NAMES[field])}, got {listed}; say which it is"
-            )
-    return found
+    if asked is not None:
+        if asked not in names:
+            raise ValueError(f"{path}: columns.{field}: expected one of {listed}, got {asked!r}")
+        return asked
+    found = [name for name in names if name.strip().lower() in usual]
+    if len(found) > 1:
+        raise ValueError(
+            f"{path}: columns.{field}: expected one column of a usual name, "
+            f"got {' and '.join(found)}; say which"
+        )
+    if is_needed and not found:
+        raise ValueError(
+            f"{path}: columns.{field}: expected a column named "
+            f"{', '.join(usual)}, got {listed}; say which it is"
+        )
+    return found[0] if found else None
 
 
-def _text(record: dict[str, Any], column: str, place: str) -> str:
+def read_text(record: dict[str, Any], column: str, place: str) -> str:
+    """Return the text in a column.
+
+    Raises:
+        ValueError: there is none; the message begins with `place`.
+    """
     text = record.get(column)
     if not isinstance(text, str):
         raise ValueError(f"{place}, column {column!r}: expected a text, got {shown(text)}")
@@ -146,8 +178,12 @@ def _text(record: dict[str, Any], column: str, place: str) -> str:
 # --- formats ---------------------------------------------------------------------------------
 
 
-def _records(path: Path, report: TextReport) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each record with the line that it starts in, whatever the format."""
+def records(path: Path, report: TextReport) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each record with the line that it starts in, whatever the format.
+
+    Raises:
+        ValueError: the file can't be read; the message names the line.
+    """
     packed = path.suffix in (".xz", ".gz")
     format_ = path.with_suffix("").suffix if packed else path.suffix
     readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": read_jsonl}

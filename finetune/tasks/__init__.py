@@ -25,6 +25,7 @@ _BY_HEAD = {
     ("BertForSequenceClassification", "regression"): "regression",
     ("BertForTokenClassification", None): "token-classification",
     ("BertForQuestionAnswering", None): "question-answering",
+    ("BertForMultipleChoice", None): "multiple-choice",
 }
 """The task of a model that names none: by Hugging Face's class, and problem_type if it has one.
 

@@ -86,6 +86,7 @@ def test_a_run_states_its_task_in_the_model(make_config):
         ({**SEQUENCE, "num_labels": 1}, "regression"),
         ({**SEQUENCE, "problem_type": "multi_label_classification"}, "multi-label"),
         ({"architectures": ["BertForQuestionAnswering"]}, "question-answering"),
+        ({"architectures": ["BertForMultipleChoice"], "num_labels": 1}, "multiple-choice"),
     ],
 )
 def test_where_no_task_is_named_the_head_tells(tmp_path, values, name):
