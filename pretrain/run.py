@@ -119,7 +119,7 @@ def pretrain(
         corpus = _training_corpus(config, tokenizer)
         held_out = _held_out(config, corpus, tokenizer)
         domain = _domain(config, tokenizer)
-    phases = _phases(config, corpus, tokenizer)
+    phases = make_phases(config, corpus, tokenizer)
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
     kernels = hardware.kernels
     model = build_model(config, model_config, kernels)
@@ -247,7 +247,7 @@ def _training_corpus(config: PretrainConfig, tokenizer: Tokenizer) -> Corpus:
     return corpus
 
 
-def _phases(
+def make_phases(
     config: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer
 ) -> list[Phase[PretrainingBatch]]:
     """Make the micro-batches of each phase."""
