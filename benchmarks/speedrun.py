@@ -53,7 +53,7 @@ from pretrain.preparation import prepare
 from pretrain.prepare import prepare_files
 from pretrain.prepare_config import PrepareConfig
 from pretrain.run import make_phases
-from pretrain.start import build_model, read_model_config, start_from_counts
+from pretrain.start import build_model, read_model_config, start
 
 RESULTS = Path(__file__).parent / "results" / "speedrun.jsonl"
 BOOKS = demo.DATA / "books"
@@ -160,9 +160,8 @@ def pretrain(
         read_model_config(settings), vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id
     )
     model = build_model(settings, shape, choose_hardware(settings.training).kernels)
-    if settings.word_vectors:
-        unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
-        start_from_counts(model, [corpus], unigram, settings.seed)
+    unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
+    start(model, settings, [corpus], unigram)
     spent = now() - started
     trained = train(
         PretrainingObjective(model, settings.tasks),

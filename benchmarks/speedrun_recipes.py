@@ -1,6 +1,6 @@
-"""What the speedrun tried: each recipe by its name, most of them one change to another.
+"""What the speedrun compares: each recipe by its name, most of them one change to another.
 
-What each gave is in results/speedrun.md. Imports no torch.
+Imports no torch.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,10 @@ class Recipe:
     """Fields of TrainingConfig."""
 
     def but(
-        self, shape: Mapping[str, Any] | None = None, training: Any = None, **pretraining: Any
+        self,
+        shape: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        **pretraining: Any,
     ) -> "Recipe":
         """Make another recipe, with some fields changed."""
         return Recipe(
@@ -33,15 +36,42 @@ class Recipe:
         )
 
 
-TINY = {
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 512,
-}
 PLAIN = Recipe(
-    TINY,
+    {
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 512,
+    },
     {"max_length": LENGTH, "tokens_per_batch": 32 * LENGTH},
     {"learning_rate": 1e-3, "warmup": 0.05, "betas": (0.9, 0.98), "eps": 1e-6},
 )
-RECIPES = {"plain": PLAIN}
+COUNTED = PLAIN.but(
+    training={"learning_rate": 2e-3, "eps": 1e-4},
+    tokens_per_batch=1024,
+    mask_rate=0.2,
+    dropout=0.0,
+    initializer_range=0.05,
+    word_vectors=True,
+)
+MUON = COUNTED.but(
+    training={"optimizer": "muon", "learning_rate": 4e-3},
+    phases=("64:1024:0.8", "128:1024:0.2"),
+)
+LOCAL = MUON.but(local_start=True)
+BEST = LOCAL.but(vector_window=5)
+WIDE = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+
+RECIPES = {
+    "plain": PLAIN,
+    "counted": COUNTED,
+    "muon": MUON,
+    "local": LOCAL,
+    "local-adamw": LOCAL.but(training={"optimizer": "adamw", "learning_rate": 2e-3}),
+    "local-fast": LOCAL.but(training={"learning_rate": 8e-3}),
+    "best": BEST,
+    "best-slow": BEST.but(training={"learning_rate": 2e-3}),
+    "best-wide": BEST.but(shape=WIDE),
+    "best-deep": BEST.but(shape={"num_hidden_layers": 4}),
+    "best-2048": BEST.but(phases=("64:2048:0.8", "128:2048:0.2"), tokens_per_batch=2048),
+}

@@ -29,6 +29,10 @@ few layers in a short run learns best at ten times that.
 """
 
 
+VECTOR_WINDOW = 10
+"""Tokens; the best for telling kinds of text apart (benchmarks/results/demo_recipe.md)."""
+
+
 class PhaseShape(NamedTuple):
     """What the pairs and micro-batches of a phase are like."""
 
@@ -116,6 +120,10 @@ class PretrainConfig(Checked):
     """Standard deviation of the initial weights; None: the preset's 0.02."""
     word_vectors: bool = False
     """Start a drawn model from counts of the text: word vectors, and the frequencies of words."""
+    vector_window: int = VECTOR_WINDOW
+    """Neighbours on each side that make a word's vector: 5 tell what fills a gap, 10 its topic."""
+    local_start: bool = False
+    """Start a drawn model with a first layer that looks at the tokens beside each one."""
     domain_files: tuple[Path, ...] = ()
     """Text of the kind that the model will meet: the word vectors heed it as much as all of
     files, and the vocabulary that is learned has its words; no pairs are made of it."""
@@ -156,6 +164,17 @@ class PretrainConfig(Checked):
             "word_vectors",
             "false, since the weights are a saved model's",
             self.is_drawn or not self.word_vectors,
+        )
+        self._require("vector_window", "1 or more", self.vector_window >= 1)
+        self._require(
+            "vector_window",
+            f"{VECTOR_WINDOW} without word_vectors",
+            self.word_vectors or self.vector_window == VECTOR_WINDOW,
+        )
+        self._require(
+            "local_start",
+            "false, since the weights are a saved model's",
+            self.is_drawn or not self.local_start,
         )
         self._require(
             "domain_files",

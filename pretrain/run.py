@@ -43,7 +43,7 @@ from bert.training.result import TrainingResult
 from bert.training.run_directory import refuse_file
 from bert.training.trackers import require_trackers
 from pretrain.batches import PretrainingBatch, PretrainingBatches, held_out_batches
-from pretrain.config import PretrainConfig
+from pretrain.config import VECTOR_WINDOW, PretrainConfig
 from pretrain.corpus import TOKENIZER, Corpus
 from pretrain.documents import Rows, describe_sources
 from pretrain.evaluation import evaluate, plateau, unigram_log_probabilities
@@ -58,7 +58,7 @@ from pretrain.start import (
     build_model,
     check_vocabulary,
     read_model_config,
-    start_from_counts,
+    start,
 )
 
 
@@ -123,8 +123,7 @@ def pretrain(
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
     kernels = hardware.kernels
     model = build_model(config, model_config, kernels)
-    if config.word_vectors:
-        start_from_counts(model, [corpus, *domain], unigram, config.seed)
+    start(model, config, [corpus, *domain], unigram)
     say(
         f"{model_config.parameter_count():,} parameters, kernels {kernels.name}; "
         f"{corpus.manifest['tokens']:,} tokens of text"
@@ -333,6 +332,8 @@ def _identity(
         "objective", "max_length", "tokens_per_batch", "mask_rate", "final_mask_rate",
         "whole_words", "short_pairs", "seed",
         *(("phases",) if config.phases else ()),
+        *(("vector_window",) if config.vector_window != VECTOR_WINDOW else ()),
+        *(("local_start",) if config.local_start else ()),
         *(("vocab_size", "cased") if config.is_learned else ()),
     )  # fmt: skip
     return {

@@ -19,6 +19,7 @@ from bert.weight_names import head_of, to_ours
 from kernels import KernelSet
 from pretrain.config import PretrainConfig
 from pretrain.corpus import Corpus
+from pretrain.local_start import start_locally
 from pretrain.word_vectors import word_vectors
 
 
@@ -106,17 +107,29 @@ def _missing_heads(directory: Path) -> list[str]:
     return [head for head in ("mlm_head", "nsp_head") if head not in found]
 
 
+def start(
+    model: BertForPreTraining, config: PretrainConfig, corpora: Sequence[Corpus], unigram: Tensor
+) -> None:
+    """Put what the configuration asks for into the weights of a drawn model.
+
+    Resumed runs overwrite it with their checkpoint.
+    """
+    if config.word_vectors:
+        start_from_counts(model, config, corpora, unigram)
+    if config.local_start:
+        start_locally(model)
+
+
 @torch.no_grad()
 def start_from_counts(
-    model: BertForPreTraining, corpora: Sequence[Corpus], unigram: Tensor, seed: int
+    model: BertForPreTraining, config: PretrainConfig, corpora: Sequence[Corpus], unigram: Tensor
 ) -> None:
     """Put what counting the text tells into the weights that it tells of.
 
     The word embedding gets the corpora's word vectors, scaled like the other initial weights; the
     masked-word head's bias gets the log frequencies, so that the loss begins at the unigram loss.
-    Resumed runs overwrite both with their checkpoint.
     """
-    vectors = word_vectors(corpora, model.config.hidden_size, seed)
+    vectors = word_vectors(corpora, model.config.hidden_size, config.seed, config.vector_window)
     vectors *= model.config.initializer_range
     word = model.bert.embeddings.word.weight
     word[: len(vectors)] = torch.where(vectors != 0, vectors, word[: len(vectors)])

@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pretrain.config import VECTOR_WINDOW
 from pretrain.corpus import Corpus
 
-WINDOW = 10  # tokens on each side
 SMOOTHING = 0.75
 _PIECE = 1 << 22  # tokens counted at a time, which bounds the memory
 
 
-def count_neighbours(corpus: Corpus, window: int = WINDOW) -> Tensor:
+def count_neighbours(corpus: Corpus, window: int = VECTOR_WINDOW) -> Tensor:
     """Count the tokens that stand at most `window` places from each other in a document.
 
     Returns:
@@ -53,7 +53,7 @@ def count_neighbours(corpus: Corpus, window: int = WINDOW) -> Tensor:
 
 
 def word_vectors(
-    corpora: Sequence[Corpus], width: int, seed: int, window: int = WINDOW
+    corpora: Sequence[Corpus], width: int, seed: int, window: int = VECTOR_WINDOW
 ) -> Float[Tensor, "vocab hidden"]:
     """Make a vector for each token of the vocabulary from its neighbours in the text.
 

@@ -69,7 +69,7 @@ def test_a_recipe_is_trained_judged_and_saved(books, tmp_path):
 
 
 def test_what_is_done_before_the_first_step_is_in_the_budget(books, tmp_path, monkeypatch):
-    counted = speedrun.start_from_counts
+    counted = speedrun.start
     now, past = speedrun.CLOCKS["wall"], SimpleNamespace(seconds=0.0)
 
     def count(*given):
@@ -77,7 +77,7 @@ def test_what_is_done_before_the_first_step_is_in_the_budget(books, tmp_path, mo
         counted(*given)
 
     monkeypatch.setitem(speedrun.CLOCKS, "wall", lambda: now() + past.seconds)
-    monkeypatch.setattr(speedrun, "start_from_counts", count)
+    monkeypatch.setattr(speedrun, "start", count)
     line = measure("vectors", settings(tmp_path, "vectors"))
     assert line is not None
     assert 3.0 <= line["seconds_before_training"] < 3.2

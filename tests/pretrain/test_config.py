@@ -42,3 +42,22 @@ def test_phases_that_cannot_be_are_refused(phases, message):
     with pytest.raises(ValueError, match=f"^phases: {message}") as error:
         config(phases=phases)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vector_window": 0, "word_vectors": True}, "vector_window: expected 1 or more, got 0"),
+        ({"vector_window": 5}, "vector_window: expected 10 without word_vectors, got 5"),
+    ],
+)
+def test_a_window_that_cannot_be_or_does_nothing_is_refused(changes, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        config(**changes)
+
+
+@pytest.mark.errors
+def test_a_saved_model_keeps_its_own_start(tmp_path):
+    with pytest.raises(ValueError, match="^local_start: expected false, since the weights are"):
+        config(model=str(tmp_path), local_start=True)

@@ -19,6 +19,7 @@ from kernels import TORCH
 from pretrain.config import PretrainConfig
 from pretrain.corpus import Corpus
 from pretrain.run import dry_run, pretrain, run
+from pretrain.word_vectors import word_vectors
 
 SUBJECTS = ["the cat", "a dog", "my friend", "the old man", "every child"]
 VERBS = ["sees", "likes", "follows", "forgets", "draws"]
@@ -179,6 +180,31 @@ def test_word_vectors_and_frequencies_start_the_model(config):
     the = Tokenizer.load(result.model).token_to_id("the")
     assert bias.argmax() in (the, Tokenizer.load(result.model).token_to_id("."))
     assert bias.exp().sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_window_of_its_own_makes_the_vectors(config):
+    quiet = replace(config.training, budget="1", learning_rate=1e-9, weight_decay=0.0)
+    result = pretrain(replace(config, word_vectors=True, vector_window=2, training=quiet))
+    corpus = Corpus.open(result.run_dir / "data" / "train")
+    expected = 0.1 * word_vectors([corpus], 32, config.seed, window=2)
+    seen = (expected != 0).all(1)
+    got = load_pretrained(result.model).bert.embeddings.word.weight.detach()[seen]
+    torch.testing.assert_close(got, expected[seen], rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="^vector_window: expected 2, as step"):
+        pretrain(replace(config, word_vectors=True, training=quiet))
+
+
+def test_a_local_start_is_in_the_weights_and_is_ahead(config, tmp_path):
+    """After as many steps on the same pairs, by what it says of words that are hidden."""
+    short = replace(config, training=replace(config.training, budget="40", evaluate_every=None))
+    results = [
+        pretrain(replace(short, out=tmp_path / name, local_start=is_local))
+        for name, is_local in (("drawn", False), ("local", True))
+    ]
+    drawn, local = (result.training.evaluation["masked_loss"] for result in results)
+    assert local < drawn - 0.1
+    with pytest.raises(ValueError, match="^local_start: expected"):
+        pretrain(replace(short, out=tmp_path / "local"))
 
 
 def test_domain_text_is_in_the_vocabulary_and_the_vectors_and_in_no_pair(config, tmp_path):
