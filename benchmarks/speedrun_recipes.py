@@ -59,7 +59,7 @@ MUON = COUNTED.but(
     phases=("64:1024:0.8", "128:1024:0.2"),
 )
 LOCAL = MUON.but(local_start=True)
-BEST = LOCAL.but(vector_window=5)
+BEST = LOCAL.but(vector_window=2)
 WIDE = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 
 RECIPES = {
@@ -69,6 +69,8 @@ RECIPES = {
     "local": LOCAL,
     "local-adamw": LOCAL.but(training={"optimizer": "adamw", "learning_rate": 2e-3}),
     "local-fast": LOCAL.but(training={"learning_rate": 8e-3}),
+    "local-window5": LOCAL.but(vector_window=5),
+    "local-window3": LOCAL.but(vector_window=3),
     "best": BEST,
     "best-slow": BEST.but(training={"learning_rate": 2e-3}),
     "best-wide": BEST.but(shape=WIDE),

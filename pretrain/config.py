@@ -121,7 +121,7 @@ class PretrainConfig(Checked):
     word_vectors: bool = False
     """Start a drawn model from counts of the text: word vectors, and the frequencies of words."""
     vector_window: int = VECTOR_WINDOW
-    """Neighbours on each side that make a word's vector: 5 tell what fills a gap, 10 its topic."""
+    """Neighbours on each side that make a word's vector: 2 tell what fills a gap, 10 its topic."""
     local_start: bool = False
     """Start a drawn model with a first layer that looks at the tokens beside each one."""
     domain_files: tuple[Path, ...] = ()

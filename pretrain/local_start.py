@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bert.attention import SelfAttention
+from bert.encoder import Layer
 from bert.pretraining import BertForPreTraining
 
 WAVES = 0.25
@@ -67,7 +68,9 @@ def start_locally(model: BertForPreTraining) -> None:
         * math.sqrt(config.hidden_size / waves)
         * _waves(torch.arange(config.max_position_embeddings), frequencies)
     )
-    _look_around(model.bert.encoder.layers[0].attention, frequencies, words)
+    first = model.bert.encoder.layers[0]
+    assert isinstance(first, Layer)
+    _look_around(first.attention, frequencies, words)
     head = model.mlm_head.dense.weight
     head.normal_(0, HEAD * NOISE).diagonal().add_(HEAD)
 
