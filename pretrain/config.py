@@ -85,7 +85,7 @@ class PretrainConfig(Checked):
     data: Path | None = None
     """Directory that bert pretrain prepare made, instead of files."""
     validation_files: tuple[Path, ...] = ()
-    """Text held out for evaluation; none: what data holds out (prepare --validation-share)."""
+    """Text held out for evaluation; none: what data holds out."""
     model: str = "tiny"
     """Preset (tiny … large), a config.json, or a directory of a model to go on from."""
     tokenizer: Path | None = None

@@ -39,7 +39,7 @@ class PrepareConfig(Checked):
     keep_duplicates: bool = False
     """Keep documents whose words are all those of an earlier one."""
     validation_share: float = 0.0
-    """Share of the documents to hold out, such as 0.01: bert pretrain --data evaluates on them.
+    """Share of the documents to hold out, such as 0.01, for a run on these data to be judged on.
     The hash of a document's words decides. A vocabulary is learned from all."""
     max_sentence_tokens: int = 128
     """A longer sentence is cut into equal parts."""
