@@ -34,6 +34,7 @@ class Heads(NamedTuple):
 BASE = Heads()
 WIDE = Heads(head_dim=128, label=", head_dim 128")
 NARROW = Heads(head_dim=32, label=", head_dim 32")
+NARROWEST = Heads(head_dim=16, label=", head_dim 16")
 EXACT = Heads(dtype=torch.float32, label=", float32")
 
 ELEMENTS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -175,11 +176,11 @@ def short_backward_case(architecture: str, heads: Heads, has_dropout: bool) -> C
 def attention_cases(architecture: str) -> list[Case]:
     """List the attention kernels in the configurations that ship for this architecture.
 
-    Of heads of 32, as MiniLM has, those with dropout alone, which takes the most registers.
+    Of heads of 32, as MiniLM has, and of 16 those with dropout alone: it takes the most registers.
     """
     cases = [probabilities_case()]
     both = itertools.product((BASE, WIDE, EXACT), (False, True))
-    for heads, dropped in (*both, (NARROW, True)):
+    for heads, dropped in (*both, (NARROW, True), (NARROWEST, True)):
         cases += [
             *forward_cases(architecture, heads, dropped),
             dq_case(architecture, heads, dropped),
