@@ -67,7 +67,7 @@ class FinetuneConfig(Checked):
     """What to learn: a file of finetune/tasks, such as classification (a class of each text or
     pair of texts)."""
     options: tuple[str, ...] = ()
-    """Options of the task, NAME=VALUE; --options help lists them."""
+    """Options of the task, NAME=VALUE; what is none of them is refused with a list of them."""
     tokenizer: Path | None = None
     """Directory or file of the tokenizer; None: the model's own."""
     from_scratch: bool = False

@@ -45,6 +45,8 @@ class EvaluateConfig(Checked):
     """Where to compute: cpu, cuda, cuda:1; auto: cuda where there is one."""
     threads: int | None = None
     """CPU threads of torch; None: as many as torch chooses."""
+    overwrite: bool = False
+    """Let the report replace the one in `out`."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without a file."""

@@ -5,7 +5,6 @@ classes. Each noise at each rate is a test of the same rows with faults in them 
 what is lost is told with the interval of a paired bootstrap.
 """
 
-from pathlib import Path
 
 from bert.command import command_line
 from bert.text import TextReport, odd_things
@@ -41,7 +40,7 @@ def evaluate(config: EvaluateConfig) -> Report:
         OSError: something could not be read or written.
     """
     require_scikit_learn()
-    _refuse_other_directory(config.out)
+    _refuse_used_directory(config)
     predictor = Predictor.load(
         config.model,
         max_length=config.max_length,
@@ -116,11 +115,13 @@ def _share_changed(clean: TokenRows, spoiled: TokenRows) -> float:
     return sum(ids(clean, i) != ids(spoiled, i) for i in range(len(clean))) / len(clean)
 
 
-def _refuse_other_directory(out: Path) -> None:
-    """Refuse to write among files that aren't an evaluation's, such as a run's."""
+def _refuse_used_directory(config: EvaluateConfig) -> None:
+    """Refuse to write among files of another kind, such as a run's, or over a report unasked."""
+    out = config.out
     refuse_file(out)
-    if out.exists() and any(out.iterdir()) and not (out / EVALUATION).exists():
-        raise ValueError(
-            f"out: expected a new directory, or one with an {EVALUATION}, got {out}, which has "
-            "other files in it"
-        )
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / EVALUATION).exists():
+        raise ValueError(f"out: expected a new directory, got {out}, which has other files in it")
+    if not config.overwrite:
+        raise ValueError(f"out: expected a new directory, or overwrite, got {out}, with a report")

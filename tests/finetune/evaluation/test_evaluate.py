@@ -97,18 +97,23 @@ def test_the_command_and_what_it_may_replace(learned, files, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["finetune", "evaluate", str(learned.model), "--file", str(files["test"])]
     command += ["--out", str(out), "--max-length", "32", "--device", "cpu", "--noise", "words"]
-    for _ in range(2):  # an evaluation that is there is replaced
-        assert main(command) == 0
+    for asked in ([], ["--overwrite"]):
+        assert main([*command, *asked]) == 0
         printed, said = capsys.readouterr()
         assert printed == (out / "report.txt").read_text() and "words 0.3" in printed
         assert str(files["test"]) in said
     assert {path.name for path in out.iterdir()} == FILES
+    before = (out / "report.txt").stat().st_mtime_ns
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "--out: expected a new directory, or overwrite, got" in said
+    assert (out / "report.txt").stat().st_mtime_ns == before
 
 
 @pytest.mark.errors
 def test_a_run_is_not_written_into(learned, files):
     before = {path: path.stat().st_mtime_ns for path in learned.run_dir.rglob("*")}
-    with pytest.raises(ValueError, match="^out: expected a new directory, or one with an evaluat"):
+    with pytest.raises(ValueError, match="^out: expected a new directory, got .* other files"):
         evaluate(configure(learned, files["test"], learned.run_dir))
     with pytest.raises(ValueError, match="^out: expected a directory, got the file "):
         evaluate(configure(learned, files["test"], files["test"]))
