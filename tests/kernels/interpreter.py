@@ -13,8 +13,9 @@ each would have gone: that is how offsets past 2³¹ are tested without the memo
 
 import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -124,10 +125,13 @@ def one_program(program: int) -> Iterator[None]:
 
 
 @contextmanager
-def addresses(program: int) -> Iterator[dict[str, list[int]]]:
+def addresses(
+    program: int, given: Mapping[int, int] = MappingProxyType({})
+) -> Iterator[dict[str, list[int]]]:
     """Run one program, of this index, whose loads give zeros and whose stores go nowhere.
 
-    Gives the lowest and highest byte address that each load and store would have touched.
+    Gives the lowest and highest byte address that each load and store would have touched. A load
+    of one of the addresses in `given` gives the number there instead.
     """
     seen: dict[str, list[int]] = {"load": [], "store": []}
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
@@ -139,8 +143,11 @@ def addresses(program: int) -> Iterator[dict[str, list[int]]]:
 
     def noted_load(self, pointers, mask, other, *rest):
         note("load", pointers, mask)
-        nothing = np.zeros_like(pointers.data)
-        return load(self, pointers, TensorHandle(nothing.astype(bool), tl.int1), other, *rest)
+        nothing = TensorHandle(np.zeros_like(pointers.data).astype(bool), tl.int1)
+        loaded = load(self, pointers, nothing, other, *rest)
+        if pointers.data.size == 1:
+            loaded.data[...] += given.get(int(pointers.data.item()), 0)
+        return loaded
 
     def noted_store(self, pointers, value, mask, *rest):
         note("store", pointers, mask)

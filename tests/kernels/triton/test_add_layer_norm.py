@@ -4,6 +4,7 @@ import torch
 from kernels import REFERENCE, Dropout
 from kernels.add_layer_norm import (
     add_layer_norm,
+    add_layer_norm_backward_kernel,
     add_layer_norm_backward_op,
     add_layer_norm_forward_kernel,
     add_layer_norm_op,
@@ -101,6 +102,16 @@ def test_offsets_pass_32_bits():
         )  # fmt: skip
     reach = [one.data_ptr() + 2 * (rows - 1) * hidden, one.data_ptr() + 2 * (rows * hidden - 1)]
     assert seen["load"][:4] == reach * 2 and seen["store"][:4] == reach * 2
+    partials = torch.empty(1)
+    with addresses(program=rows - 1) as seen:
+        add_layer_norm_backward_kernel[(1,)](
+            one, one, one, vector, vector, vector, one, one, partials, None, 0, 0, rows, 1,
+            HAS_DROPOUT=False, HAS_DSUM=True, HIDDEN=hidden, BLOCK_ROWS=1, BLOCK_HIDDEN=hidden,
+        )  # fmt: skip
+    assert seen["load"][2:6] == reach * 2 and seen["load"][-2:] == reach  # sum, dy, and dsum
+    assert seen["store"][:2] == reach
+    assert seen["store"][2] == partials.data_ptr() + 4 * 3 * (rows - 1) * hidden
+    assert seen["store"][-1] == partials.data_ptr() + 4 * (3 * rows * hidden - 1)
 
 
 def test_operators_keep_pytorchs_contract():

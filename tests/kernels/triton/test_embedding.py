@@ -125,7 +125,7 @@ def test_tables_may_differ_in_dtype_be_strided_or_frozen():
 def test_offsets_pass_32_bits():
     """The last of 2²⁴ + 1 rows of 256 begins at element 2³², where 32 bits have wrapped to 0."""
     rows, hidden = 2**24 + 1, 256
-    one, vector = torch.empty(1), torch.empty(hidden)
+    one, vector, partials = torch.empty(1), torch.empty(hidden), torch.empty(1)
     index, statistic = torch.empty(1, dtype=torch.int64), torch.empty(1)
     sizes = {"HAS_DROPOUT": False, "HIDDEN": hidden, "BLOCK_ROWS": 1, "BLOCK_HIDDEN": hidden}
     reach = [one.data_ptr() + 4 * (rows - 1) * hidden, one.data_ptr() + 4 * (rows * hidden - 1)]
@@ -137,10 +137,12 @@ def test_offsets_pass_32_bits():
     assert seen["store"][:2] == reach
     with addresses(program=rows - 1) as seen:
         embedding_backward_kernel[(1,)](
-            one, vector, vector, vector, index, vector, statistic, statistic, one, vector, None, 0,
-            0, rows, 1, **sizes,
+            one, vector, vector, vector, index, vector, statistic, statistic, one, partials, None,
+            0, 0, rows, 1, **sizes,
         )  # fmt: skip
     assert seen["load"][2:4] == reach and seen["store"][:2] == reach
+    assert seen["store"][2] == partials.data_ptr() + 4 * 2 * (rows - 1) * hidden
+    assert seen["store"][-1] == partials.data_ptr() + 4 * (2 * rows * hidden - 1)
 
 
 def test_operators_keep_pytorchs_contract():

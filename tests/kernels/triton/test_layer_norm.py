@@ -4,6 +4,7 @@ import torch
 from kernels import REFERENCE
 from kernels.layer_norm import (
     layer_norm,
+    layer_norm_backward_kernel,
     layer_norm_backward_op,
     layer_norm_forward_kernel,
     layer_norm_op,
@@ -81,6 +82,17 @@ def test_offsets_pass_32_bits():
     first, last = 2 * (rows - 1) * hidden, 2 * (rows * hidden - 1)
     assert seen["load"][:2] == [x.data_ptr() + first, x.data_ptr() + last]
     assert seen["store"][:2] == [y.data_ptr() + first, y.data_ptr() + last]
+    partials = torch.empty(1)
+    with addresses(program=rows - 1) as seen:
+        layer_norm_backward_kernel[(1,)](
+            y, x, vector, statistics, statistics, x, partials, rows, 1,
+            HIDDEN=hidden, BLOCK_ROWS=1, BLOCK_HIDDEN=hidden,
+        )  # fmt: skip
+    assert seen["load"][2:4] == [x.data_ptr() + first, x.data_ptr() + last]
+    assert seen["load"][4:6] == [y.data_ptr() + first, y.data_ptr() + last]
+    assert seen["store"][:2] == [x.data_ptr() + first, x.data_ptr() + last]
+    assert seen["store"][2] == partials.data_ptr() + 4 * 2 * (rows - 1) * hidden
+    assert seen["store"][-1] == partials.data_ptr() + 4 * (2 * rows * hidden - 1)
 
 
 def test_operators_keep_pytorchs_contract():

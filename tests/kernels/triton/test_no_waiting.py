@@ -70,6 +70,7 @@ class Launches:
 
     def __getitem__(self, grid):
         assert all(type(programs) is int and programs > 0 for programs in grid)
+        assert grid[0] < 2**31 and all(programs <= 65_535 for programs in grid[1:])
         assert self.current == "meta"
         return lambda *_, **__: None
 
@@ -169,6 +170,17 @@ def test_forward_and_backward_of_bert(on_a_gpu, lengths, dtype):
                           "embedding_layer_norm")
         for direction in ("", "_backward")
     } | {"linear_cross_entropy", "segment_sum"}  # fmt: skip
+
+
+@pytest.mark.parametrize("lengths", [[1] * 70_000, [1] * 70_000 + [200]], ids=["short", "long"])
+def test_more_sequences_than_a_grids_other_axes_have_places(on_a_gpu, lengths):
+    """A GPU refuses a launch of more than 65,535 along y or z; `Launches` does as well."""
+    sequences = PackedSequences.from_lengths(lengths, "meta")
+    tokens = torch.ones(sum(lengths), 4, 16, dtype=torch.bfloat16, requires_grad=True)
+    with Crossings() as watch:
+        TRITON.attention(tokens, tokens, tokens, sequences).sum().backward()
+        TRITON.attention_probabilities(tokens.detach(), tokens.detach(), sequences)
+    assert watch.ran == {"attention", "attention_backward", "attention_probabilities"}
 
 
 def test_what_pretraining_does_without(on_a_gpu):

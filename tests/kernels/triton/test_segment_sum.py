@@ -76,6 +76,14 @@ def test_offsets_pass_32_bits():
         )  # fmt: skip
     first = one.data_ptr() + 4 * place * columns
     assert seen["store"] == [first, first + 4 * (columns - 1)]
+    begin, end = (torch.empty(1, dtype=torch.int) for _ in range(2))
+    run = {begin.data_ptr() + 4 * place: place, end.data_ptr() + 4 * place: place + 1}
+    with addresses(program=place, given=run) as seen:
+        segment_sum_kernel[(1,)](
+            one, indices, indices, begin, end, one, -1,
+            PIECES=True, PIECE=64, COLUMNS=columns, BLOCK_ROWS=1, BLOCK_COLUMNS=columns,
+        )  # fmt: skip
+    assert seen["load"][-2:] == [first, first + 4 * (columns - 1)]
 
 
 def test_operator_keeps_pytorchs_contract():
