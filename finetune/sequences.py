@@ -22,7 +22,7 @@ from bert.training.objective import Objective
 from bert.training.throughput import training_operations
 from finetune.batches import ShuffledBatches, TokenRows
 from finetune.config import FinetuneConfig
-from finetune.data import LabelledBatch, LabelledRows
+from finetune.data import LabelledBatch, LabelledRows, check_trainable
 from finetune.predictor import EVALUATION_TOKENS, Predictor
 from finetune.tables import USUAL_NAMES
 from finetune.task import Answer, Task
@@ -109,6 +109,18 @@ class SequenceObjective(Objective[LabelledBatch]):
     def study(self, batch: LabelledBatch) -> Mapping[str, Any]:
         """Measure how widely the heads look."""
         return attention_entropy(self.model.bert, batch.packed)
+
+
+def hold_against(train: LabelledRows | None, path: Path, rows: LabelledRows) -> None:
+    """Refuse a train file that nothing can be learned from (no `train`), or a file unlike it.
+
+    Raises:
+        ValueError: the message names the file.
+    """
+    if train is None:
+        check_trainable(rows)
+    else:
+        refuse_other_kind(path, rows, train)
 
 
 def refuse_other_kind(path: Path, rows: LabelledRows, train: LabelledRows) -> None:

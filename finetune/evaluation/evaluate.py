@@ -5,7 +5,6 @@ classes. Each noise at each rate is a test of the same rows with faults in them 
 what is lost is told with the interval of a paired bootstrap.
 """
 
-
 from bert.command import command_line
 from bert.text import TextReport, odd_things
 from bert.training.progress import say

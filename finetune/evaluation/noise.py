@@ -142,7 +142,7 @@ def describe_noise(spoiled: Sequence[Spoiled]) -> str:
         for name in names:
             found = each.differences[name]
             low, high = found.interval
-            lost = f"{-found.value:+.4f} ({-high:+.4f} to {-low:+.4f})"
+            lost = f"{-found.value:+z.4f} ({-high:+z.4f} to {-low:+z.4f})"
             line += f"{found.second:11.4f}{lost:>30}"
         lines.append(line)
     return "\n".join(lines) + "\n"

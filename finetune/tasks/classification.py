@@ -15,7 +15,7 @@ from bert.finetuning import BertForSequenceClassification
 from bert.text import TextReport
 from bert.tokenization import Tokenizer
 from finetune.config import FinetuneConfig
-from finetune.data import LabelledRows, check_trainable, read_rows
+from finetune.data import LabelledRows, read_rows
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.report import write_evaluation
 from finetune.metrics import ClassificationScores, score
@@ -23,9 +23,9 @@ from finetune.sequences import (
     DIGITS,
     SequenceObjective,
     SequenceTask,
+    hold_against,
     predict_logits,
     refuse_one_segment,
-    refuse_other_kind,
 )
 from finetune.task import Scores
 
@@ -47,10 +47,7 @@ class Classification(SequenceTask):
         names = config.class_names if train is None else train.class_names
         limit = config.train_rows if train is None else None
         rows = read_rows(path, config.columns, tokenizer, config.max_length, names, limit)
-        if train is None:
-            check_trainable(rows)
-        else:
-            refuse_other_kind(path, rows, train)
+        hold_against(train, path, rows)
         return rows
 
     def head(self, encoder: BertConfig, train: LabelledRows) -> BertConfig:

@@ -13,16 +13,16 @@ from bert.config import BertConfig
 from bert.finetuning import BertForSequenceClassification
 from bert.tokenization import Tokenizer
 from finetune.config import FinetuneConfig
-from finetune.data import LabelledRows, check_trainable, read_texts
+from finetune.data import LabelledRows, read_texts
 from finetune.labels import class_of, name_classes, read_several
 from finetune.metrics import require_scikit_learn
 from finetune.sequences import (
     DIGITS,
     SequenceObjective,
     SequenceTask,
+    hold_against,
     predict_logits,
     refuse_one_segment,
-    refuse_other_kind,
 )
 
 
@@ -72,10 +72,7 @@ class MultiLabel(SequenceTask):
         for row, labels in enumerate(lists):
             sets[row, [classes[label] for label in labels]] = 1
         rows = LabelledRows(table, tokens, sets, tuple(names), config.max_length)
-        if train is None:
-            check_trainable(rows)
-        else:
-            refuse_other_kind(path, rows, train)
+        hold_against(train, path, rows)
         return rows
 
     def head(self, encoder: BertConfig, train: LabelledRows) -> BertConfig:
