@@ -1,8 +1,8 @@
 """Choose the right one of a question's choices (Devlin et al. 2018, section 4.4).
 
-Each choice is a sequence of its own, the premise and the choice (finetune/choices.py), and gets
-one logit; a softmax over the choices of a question gives their probabilities, as in Hugging Face's
-BertForMultipleChoice. Questions of two and of five choices may share a file, and a batch.
+Each choice is a sequence of its own, the premise and the choice (finetune/choices/files.py), and
+gets one logit; a softmax over the choices of a question gives their probabilities, as in Hugging
+Face's BertForMultipleChoice. Questions of two and of five choices may share a file, and a batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ from bert.tokenization import Tokenizer
 from bert.training.objective import Objective
 from bert.training.throughput import training_operations
 from finetune.batches import ShuffledBatches, TokenRows
-from finetune.choice_rows import ChoiceBatch, ChoiceRows, encode_choices, read_choice_rows
-from finetune.choices import ChoiceColumns, Choices
+from finetune.choices.files import ChoiceColumns, Choices
+from finetune.choices.rows import ChoiceBatch, ChoiceRows, encode_choices, read_choice_rows
 from finetune.config import Columns, FinetuneConfig
 from finetune.predictor import Predictor
 from finetune.segments import segment_cross_entropy

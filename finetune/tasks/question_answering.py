@@ -1,7 +1,7 @@
 """Find the span of a context that answers a question (Devlin et al. 2018, sections 4.2 and 4.3).
 
-The files are SQuAD's (finetune/squad.py). A long context is cut into windows
-(finetune/windows.py), and the best span of all of them is the answer (finetune/spans.py).
+The files are SQuAD's. A long context is cut into windows, and the best span of all of them is the
+answer; finetune/questions has what all that takes.
 
 The loss of a window is half the cross-entropy of the answer's first token plus half that of its
 last, as in Hugging Face's BertForQuestionAnswering. The softmax goes over the window's tokens;
@@ -27,15 +27,15 @@ from bert.training.throughput import training_operations
 from finetune.batches import ShuffledBatches
 from finetune.config import Columns, FinetuneConfig
 from finetune.predictor import Predictor
-from finetune.questions import QuestionRows, read_questions
+from finetune.questions.metrics import AnswerScores, score_answers
+from finetune.questions.rows import QuestionRows, read_questions
+from finetune.questions.spans import Spans, find_spans
+from finetune.questions.squad import Question
+from finetune.questions.windows import SpanBatch, Windows, check_stride, cut_windows
 from finetune.segments import segment_cross_entropy
 from finetune.sequences import DIGITS, at_least_float32
-from finetune.spans import Spans, find_spans
-from finetune.squad import Question
-from finetune.squad_metrics import AnswerScores, score_answers
-from finetune.tagged import predict_token_logits
 from finetune.task import Answer, Task
-from finetune.windows import SpanBatch, Windows, check_stride, cut_windows
+from finetune.token_logits import predict_token_logits
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,16 @@ from bert.tokenization import Tokenizer
 from bert.training.objective import Objective
 from finetune.batches import ShuffledBatches, TokenRows
 from finetune.config import FinetuneConfig
-from finetune.conll import WORD_KEYS, list_of_texts, read_sentences
 from finetune.data import LabelledBatch
-from finetune.iob import repair, spans
+from finetune.entities.conll import WORD_KEYS, list_of_texts, read_sentences
+from finetune.entities.iob import repair, spans
+from finetune.entities.rows import UNLABELLED, TaggedRows, read_tagged
+from finetune.entities.words import Window, encode_text, encode_words
 from finetune.metrics import cross_entropy, require_seqeval
 from finetune.predictor import Predictor
 from finetune.sequences import DIGITS, at_least_float32
-from finetune.tagged import UNLABELLED, TaggedRows, predict_token_logits, read_tagged
 from finetune.task import Answer, Task
-from finetune.words import Window, encode_text, encode_words
+from finetune.token_logits import predict_token_logits
 
 Words = str | list[str]
 """A text, whose words are BERT's; or its words."""

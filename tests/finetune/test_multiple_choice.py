@@ -16,8 +16,8 @@ from bert.packing import PackedBatch
 from bert.saving import save_pretrained
 from bert.tokenization import Tokenizer
 from finetune import tasks
-from finetune.choice_rows import ChoiceBatch
-from finetune.choices import Choices
+from finetune.choices.files import Choices
+from finetune.choices.rows import ChoiceBatch
 from finetune.predict import PredictConfig, predict
 from finetune.predictor import Predictor
 from finetune.prepare import prepare

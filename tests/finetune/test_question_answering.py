@@ -19,11 +19,11 @@ from finetune import tasks
 from finetune.predict import PredictConfig, predict
 from finetune.predictor import Predictor
 from finetune.prepare import prepare
+from finetune.questions.squad import Question
+from finetune.questions.windows import cut_windows
 from finetune.run import finetune as run_it
-from finetune.squad import Question
-from finetune.tagged import predict_token_logits
 from finetune.tasks.question_answering import QuestionAnswering, SpanObjective
-from finetune.windows import cut_windows
+from finetune.token_logits import predict_token_logits
 from tests.finetune.conftest import TINY, WORDS, sentence, write_squad, write_tsv
 
 STEPS = 20
@@ -244,7 +244,7 @@ def test_gradients_of_the_loss_are_those_of_transformers(tokenizer, tmp_path):
     loss.backward()
 
     from bert.packing import PackedBatch
-    from finetune.windows import SpanBatch
+    from finetune.questions.windows import SpanBatch
 
     packed = PackedBatch.from_lists(ids.tolist(), types.tolist())
     batch = SpanBatch(packed, torch.tensor(targets))

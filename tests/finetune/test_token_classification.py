@@ -16,13 +16,13 @@ from bert.finetuning import BertForTokenClassification
 from bert.text import TextReport
 from bert.tokenization import Tokenizer
 from finetune.config import Columns
-from finetune.conll import read_sentences
-from finetune.iob import Span, repair, spans
+from finetune.entities.conll import read_sentences
+from finetune.entities.iob import Span, repair, spans
+from finetune.entities.rows import UNLABELLED, read_tagged
+from finetune.entities.words import encode_text, encode_words
 from finetune.predictor import Predictor
 from finetune.run import finetune as run_it
-from finetune.tagged import UNLABELLED, read_tagged
 from finetune.tasks.token_classification import TokenClassification, score_tags
-from finetune.words import encode_text, encode_words
 from tests.finetune.conftest import SPECIAL, TINY, WORDS
 
 transformers = pytest.importorskip("transformers")

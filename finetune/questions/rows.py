@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from bert.tokenization import Tokenizer
-from finetune.squad import Question, read_squad
-from finetune.windows import SpanBatch, Windows, cut_windows
+from finetune.questions.squad import Question, read_squad
+from finetune.questions.windows import SpanBatch, Windows, cut_windows
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def read_questions(
     """Read a file of SQuAD's and cut its contexts into windows.
 
     Args:
-        path: see finetune/squad.py.
-        tokenizer: see finetune/windows.py, for the next two as well.
+        path: see finetune/questions/squad.py.
+        tokenizer: see finetune/questions/windows.py, for the next two as well.
         max_length: see there.
         stride: see there.
         is_train: whether to leave out the questions that can't be learned from.

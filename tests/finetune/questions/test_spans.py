@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.spans import Span, Spans, find_spans
-from finetune.windows import OUTSIDE
+from finetune.questions.spans import Span, Spans, find_spans
+from finetune.questions.windows import OUTSIDE
 
 WINDOWS = [(0, 9), (6, 15), (12, 17)]  # words of a context, two characters each
 

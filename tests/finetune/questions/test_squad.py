@@ -7,7 +7,7 @@ import lzma
 import pytest
 
 from bert.text import TextReport
-from finetune.squad import Answer, read_squad
+from finetune.questions.squad import Answer, read_squad
 from tests.finetune.conftest import write_squad
 
 CONTEXT = "The cat sat on the mat."

@@ -15,7 +15,7 @@ from torch import Tensor
 from bert.packing import PackedBatch
 from bert.tokenization import Tokenizer
 from finetune.batches import Encoded, TokenRows
-from finetune.choices import ChoiceColumns, Choices, read_choices
+from finetune.choices.files import ChoiceColumns, Choices, read_choices
 from finetune.config import FinetuneConfig
 
 # Questions tokenized at once.
@@ -121,7 +121,7 @@ def read_choice_rows(
     """Read and tokenize a file; the texts themselves are not kept.
 
     Args:
-        path: see finetune/choices.py.
+        path: see finetune/choices/files.py.
         config: gives the columns and the tokens of a choice.
         choices: the columns of the choices, see there.
         tokenizer: its report counts the odd things met in the texts.

@@ -20,7 +20,7 @@ from bert.framing import Encoding, Segment, frame
 from bert.packing import PackedBatch
 from bert.tokenization import Tokenizer
 from finetune.batches import TokenRows
-from finetune.squad import Question
+from finetune.questions.squad import Question
 
 # Questions tokenized at once; the contexts that they share are tokenized once.
 CHUNK = 1024

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from bert.text import SURROGATE
-from finetune.windows import OUTSIDE
+from finetune.questions.windows import OUTSIDE
 
 
 class Span(NamedTuple):

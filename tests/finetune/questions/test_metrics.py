@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.squad_metrics import exact_match, normalize, score_answers, word_f1
+from finetune.questions.metrics import exact_match, normalize, score_answers, word_f1
 
 # Answer, right answers, exact match and F1, as transformers 4.57.1 computes them: `get_raw_scores`
 # of its squad_metrics.py, the last version that has SQuAD's script.

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bert.text import TextReport
-from finetune.choices import Choices, read_choices
+from finetune.choices.files import Choices, read_choices
 from finetune.config import Columns
 from tests.finetune.conftest import write_tsv
 

@@ -1,4 +1,4 @@
-"""Tagged sentences as rows of token ids, and a model's logits for their tokens."""
+"""Tagged sentences as rows of token ids."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -9,17 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 
-from bert.finetuning import BertForQuestionAnswering, BertForTokenClassification
 from bert.tokenization import Tokenizer
 from finetune.batches import TokenRows
-from finetune.conll import Sentence
 from finetune.data import CHUNK, LabelledBatch
-from finetune.iob import repair, type_of
-from finetune.predictor import EVALUATION_TOKENS
-from finetune.sequences import at_least_float32
-from finetune.words import Window, encode_words
+from finetune.entities.conll import Sentence
+from finetune.entities.iob import repair, type_of
+from finetune.entities.words import Window, encode_words
 
 UNLABELLED = -100
 """The label of a token that is not a word's first piece."""
@@ -177,27 +174,3 @@ def _tag_names(types: Sequence[str], found: dict[str, str]) -> tuple[str, ...]:
                 f"{place}: expected a type that is trained ({', '.join(types)}), got {kind!r}"
             )
     return ("O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
-
-
-@torch.inference_mode()
-def predict_token_logits(
-    model: BertForTokenClassification | BertForQuestionAnswering,
-    rows: TokenRows,
-    token_budget: int = EVALUATION_TOKENS,
-) -> Float[np.ndarray, "tokens labels"]:
-    """Return the logits of each token, in the rows' order.
-
-    Memory for the model doesn't grow with the rows: a batch has at most `token_budget` tokens.
-
-    Returns:
-        float32, or float64 from a float64 model.
-    """
-    assert not model.training
-    is_span = isinstance(model, BertForQuestionAnswering)
-    weight = (model.qa_outputs if is_span else model.classifier).weight
-    dtype = np.float64 if weight.dtype == torch.float64 else np.float32
-    logits = np.empty((len(rows.input_ids), len(weight)), dtype)
-    for chosen in rows.by_length(token_budget):
-        found = model.logits(rows.batch(chosen).to(weight.device))
-        logits[rows.places(chosen)] = at_least_float32(found).cpu().numpy()
-    return logits

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert.tokenization import Tokenizer
-from finetune.squad import Answer, Question
-from finetune.windows import OUTSIDE, check_stride, cut_windows, question_room
+from finetune.questions.squad import Answer, Question
+from finetune.questions.windows import OUTSIDE, check_stride, cut_windows, question_room
 from tests.finetune.conftest import SPECIAL, WORDS
 
 CHARACTERS = Tokenizer([*SPECIAL, *"abcdefghij", *(f"##{c}" for c in "abcdefghij")])

@@ -1,0 +1,1 @@
+"""Multiple choice: questions with choices, from a file to packed batches."""
