@@ -48,11 +48,11 @@ from pretrain.config import CONFIG_DEFAULTS, PretrainConfig
 from pretrain.corpus import TOKENIZER, Corpus
 from pretrain.evaluation import evaluate, unigram_log_probabilities
 from pretrain.masking import MaskRecipe
+from pretrain.material import make_phases
 from pretrain.objective import PretrainingObjective
 from pretrain.preparation import prepare
 from pretrain.prepare import prepare_files
 from pretrain.prepare_config import PrepareConfig
-from pretrain.run import make_phases
 from pretrain.start import build_model, read_model_config, start
 
 RESULTS = Path(__file__).parent / "results" / "speedrun.jsonl"

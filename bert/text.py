@@ -31,7 +31,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # twice the time of 9 MB in parts, and 1.6 GB of memory.
 LONGEST = 16_384
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 # The last of BERT's spaces. To Python some control characters are spaces too; BERT drops them.
@@ -69,7 +69,7 @@ def clean(text: str, report: TextReport, *, allow_special: bool = False) -> str:
     if not text.isprintable():  # the fast way to see that none of these is there
         text, surrogates = SURROGATE.subn("\ufffd", text)
         report.surrogates += surrogates
-        report.controls += len(_CONTROL.findall(text))
+        report.controls += len(CONTROL.findall(text))
         report.byte_order_marks += text.startswith("\ufeff")
     if "[" in text and not allow_special:
         report.special_literals += len(_SPECIAL.findall(text))
@@ -94,7 +94,7 @@ def parts(text: str) -> Iterator[tuple[int, str]]:
 def split_at_spaces(text: str) -> list[str]:
     """Split a text at BERT's spaces; a run of more than LONGEST characters is cut as above."""
     if not text.isprintable():
-        text = _CONTROL.sub("", text)  # else `split` would split there
+        text = CONTROL.sub("", text)  # else `split` would split there
     runs = text.split()
     if len(text) > LONGEST:
         runs = [run[i : i + LONGEST] for run in runs for i in range(0, len(run), LONGEST)]

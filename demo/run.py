@@ -24,7 +24,8 @@ from demo.config import DemoConfig
 from demo.report import Outcome, compare_with_transformers, fill_in, write_report
 from finetune.run import FinetuneResult, finetune
 from pretrain.config import PretrainConfig
-from pretrain.run import PretrainResult, find_tokenizer, open_corpus, pretrain
+from pretrain.material import find_tokenizer, open_corpus
+from pretrain.run import PretrainResult, pretrain
 
 MINIMUM = 10.0
 """Seconds that a part is given at least; without them there is nothing to see."""

@@ -168,7 +168,7 @@ class PretrainConfig(Checked):
         self._require("vector_window", "1 or more", self.vector_window >= 1)
         self._require(
             "vector_window",
-            f"{VECTOR_WINDOW} without word_vectors",
+            f"the default, {VECTOR_WINDOW}, without word_vectors",
             self.word_vectors or self.vector_window == VECTOR_WINDOW,
         )
         self._require(

@@ -18,11 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert.text import SURROGATE, TextReport, open_unpacked, parts, read_lines, unpacking_errors
+from bert.text import (
+    CONTROL,
+    SURROGATE,
+    TextReport,
+    open_unpacked,
+    parts,
+    read_lines,
+    unpacking_errors,
+)
 
 PACKED = (".gz", ".xz", ".zst")
 LARGEST_ROW = 1 << 25  # bytes; parsing takes several times as much memory
 _MARK = b"\xef\xbb\xbf"
+# What a file is judged by: so many bytes of its start, and the share of them that may be no text.
+_SAMPLE, _ODD_SHARE = 1 << 16, 0.1
 
 
 @dataclass
@@ -116,7 +126,7 @@ def describe_sources(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Return name, size and SHA-256 of each text file, so that all are known to be there.
 
     Raises:
-        ValueError: there is none, or one is missing, no file, unreadable, or there twice.
+        ValueError: there is none, or one is missing, no file, unreadable, no text, or there twice.
     """
     if not paths:
         raise ValueError("files: expected at least one text file, got none")
@@ -134,6 +144,22 @@ def describe_sources(paths: Sequence[Path]) -> list[dict[str, Any]]:
             raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
         if digest in sources:
             raise ValueError(f"{path}: holds the same bytes as {sources[digest]['name']}")
+        _refuse_binary(path)
         entry = {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
         sources[digest] = entry
     return list(sources.values())
+
+
+def _refuse_binary(path: Path) -> None:
+    """Refuse a file whose start is mostly no UTF-8: a picture, an archive, another encoding."""
+    try:
+        with open_unpacked(path) as file:
+            text = file.read(_SAMPLE).decode("utf-8", "surrogateescape")
+    except unpacking_errors(path):
+        return  # refused where it is read, with the line
+    odd = len(SURROGATE.findall(text)) + len(CONTROL.findall(text))
+    if odd > _ODD_SHARE * len(text):
+        raise ValueError(
+            f"{path}: expected text in UTF-8, got a file of whose first {len(text):,} characters "
+            f"{odd:,} are none"
+        )

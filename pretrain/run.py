@@ -16,7 +16,6 @@ An interrupted run takes up what is there: the vocabulary, the data and the newe
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,6 @@ from typing import Any
 
 import torch
 
-from bert.checkpoint import model_directory
 from bert.config import BertConfig
 from bert.pretraining import BertForPreTraining
 from bert.saving import save_pretrained
@@ -36,30 +34,20 @@ from bert.training.distributed import ALONE, World, is_first_process, join
 from bert.training.estimate import estimate
 from bert.training.hardware import choose_hardware
 from bert.training.loop import train
-from bert.training.phases import Phase
 from bert.training.pictures import draw_statistics
 from bert.training.progress import say
 from bert.training.result import TrainingResult
 from bert.training.run_directory import refuse_file
 from bert.training.trackers import require_trackers
-from pretrain.batches import PretrainingBatch, PretrainingBatches, held_out_batches
 from pretrain.config import VECTOR_WINDOW, PretrainConfig
-from pretrain.corpus import TOKENIZER, Corpus
-from pretrain.documents import Rows, describe_sources
+from pretrain.corpus import Corpus
+from pretrain.documents import describe_sources
 from pretrain.evaluation import evaluate, plateau, unigram_log_probabilities
-from pretrain.masking import MaskRecipe, MaskSchedule
+from pretrain.material import domain, find_tokenizer, held_out, make_phases, training_corpus
 from pretrain.objective import PretrainingObjective
-from pretrain.place_aside import delete_leftovers
-from pretrain.preparation import prepare
-from pretrain.prepare import read_text
 from pretrain.report import draw_losses, model_card
 from pretrain.snapshots import Snapshots
-from pretrain.start import (
-    build_model,
-    check_vocabulary,
-    read_model_config,
-    start,
-)
+from pretrain.start import build_model, check_vocabulary, read_model_config, start
 
 
 @dataclass(frozen=True)
@@ -116,14 +104,14 @@ def pretrain(
                 model_config, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id
             )
         check_vocabulary(model_config, tokenizer)
-        corpus = _training_corpus(config, tokenizer)
-        held_out = _held_out(config, corpus, tokenizer)
-        domain = _domain(config, tokenizer)
+        corpus = training_corpus(config, tokenizer)
+        judged = held_out(config, corpus, tokenizer)
+        corpora = [corpus, *domain(config, tokenizer)]
     phases = make_phases(config, corpus, tokenizer)
     unigram = unigram_log_probabilities(torch.from_numpy(corpus.token_counts()))
     kernels = hardware.kernels
     model = build_model(config, model_config, kernels)
-    start(model, config, [corpus, *domain], unigram)
+    start(model, config, corpora, unigram)
     say(
         f"{model_config.parameter_count():,} parameters, kernels {kernels.name}; "
         f"{corpus.manifest['tokens']:,} tokens of text"
@@ -134,7 +122,7 @@ def pretrain(
         say(f"the text has words for {corpus.manifest['vocab_size']:,} tokens only")
 
     def judge() -> Mapping[str, float]:
-        results = evaluate(model, held_out, unigram, tokenizer, config.pair_task, world)
+        results = evaluate(model, judged, unigram, tokenizer, config.pair_task, world)
         for line in plateau(results):
             say(line)
         return results
@@ -144,11 +132,11 @@ def pretrain(
         phases,
         config.training,
         config.out,
-        evaluate=judge if held_out else None,
+        evaluate=judge if judged else None,
         is_evaluation_shared=True,
-        study_batch=held_out[0] if held_out else None,
+        study_batch=judged[0] if judged else None,
         on_step=_snapshots(config, model, tokenizer) if config.snapshots else None,
-        identity=_identity(config, model_config, [corpus, *domain]),
+        identity=_identity(config, model_config, corpora),
         resume=config.resume,
         overwrite=config.overwrite,
         world=world,
@@ -195,121 +183,6 @@ def dry_run(config: PretrainConfig) -> str:
             *(["(guessed for the largest phase)"] if config.phases else []),
         ]
     )
-
-
-def find_tokenizer(config: PretrainConfig) -> Tokenizer:
-    """Load the tokenizer that was given or that this run has learned, or learn one."""
-    if not config.is_learned:
-        if config.tokenizer is None and config.data is not None:
-            return Tokenizer.load(Corpus.open(config.data).directory / TOKENIZER)
-        return Tokenizer.load(config.tokenizer or model_directory(Path(config.model)))
-    home = config.out / "tokenizer"
-    if (home / "tokenizer.json").exists():
-        return Tokenizer.load(home)
-    files = (*config.files, *config.domain_files)
-    describe_sources(files)
-    say(f"learning a vocabulary of {config.vocab_size:,} tokens")
-    text = read_text(files, Rows())
-    tokenizer = Tokenizer.train(text, config.vocab_size, lowercase=not config.cased)
-    partial = config.out / ".tokenizer.partial"  # moved into place whole
-    shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save(partial, model_max_length=config.max_length)
-    partial.rename(home)
-    return tokenizer
-
-
-def open_corpus(files: tuple[Path, ...], home: Path, tokenizer: Tokenizer) -> Corpus:
-    """Open the prepared files, preparing them first if that hasn't been done.
-
-    Raises:
-        ValueError: what lies there was prepared from other files or another tokenizer.
-    """
-    if not home.exists():
-        return prepare(files, home, tokenizer, workers=os.cpu_count() or 1)
-    delete_leftovers(home)
-    corpus = Corpus.open(home, verify=True)
-    corpus.check_tokenizer(tokenizer)
-    if corpus.manifest["sources"] != describe_sources(files):
-        raise ValueError(
-            f"files: expected those that {home} was prepared from, got others; "
-            f"choose another out, or delete it"
-        )
-    return corpus
-
-
-def _training_corpus(config: PretrainConfig, tokenizer: Tokenizer) -> Corpus:
-    """Open what was prepared for many runs, or prepare the files for this one."""
-    if config.data is None:
-        return open_corpus(config.files, config.out / "data" / "train", tokenizer)
-    corpus = Corpus.open(config.data, verify=True)
-    corpus.check_tokenizer(tokenizer)
-    return corpus
-
-
-def make_phases(
-    config: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer
-) -> list[Phase[PretrainingBatch]]:
-    """Make the micro-batches of each phase."""
-    phases, until = [], 0.0
-    for shape in config.parsed_phases():
-        until += shape.share
-        batches = PretrainingBatches(
-            corpus,
-            tokenizer,
-            max_length=shape.max_length,
-            tokens_per_batch=shape.tokens_per_batch,
-            seed=config.seed,
-            masks=_masks(config),
-            short_probability=config.short_pairs,
-            task=config.pair_task,
-        )
-        name = f"phase {shape.name}: " if shape.name else ""
-        say(f"{name}an epoch is {batches.batches_per_epoch:,} micro-batches")
-        phases.append(Phase(shape.name, until, batches))
-    return phases
-
-
-def _masks(config: PretrainConfig) -> MaskRecipe | MaskSchedule | None:
-    """Say how much is masked in training."""
-    if not config.is_masked:
-        return None
-    recipe = MaskRecipe(config.mask_rate, whole_words=config.whole_words)
-    if config.final_mask_rate is None:
-        return recipe
-    steps = config.training.total().steps
-    assert steps is not None  # PretrainConfig refuses another budget
-    return MaskSchedule(recipe, config.final_mask_rate, steps * config.training.accumulation)
-
-
-def _held_out(
-    config: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer
-) -> list[PretrainingBatch]:
-    """Make the batches that the run is judged on; none where nothing is held out."""
-    if config.validation_files:
-        home = config.out / "data" / "validation"
-        held_out = open_corpus(config.validation_files, home, tokenizer)
-    else:
-        held_out = corpus.held_out()
-    if held_out is None:
-        config.refuse_evaluations()
-        say("no text is held out (--validation-files), so the run is not evaluated")
-        return []
-    return held_out_batches(
-        held_out,
-        tokenizer,
-        max_length=config.max_length,
-        tokens_per_batch=config.tokens_per_batch,
-        tokens=config.evaluation_tokens,
-        is_masked=config.is_masked,
-        task=config.pair_task,
-    )
-
-
-def _domain(config: PretrainConfig, tokenizer: Tokenizer) -> list[Corpus]:
-    """Prepare the text that only the word vectors heed; nothing without domain files."""
-    if not config.domain_files:
-        return []
-    return [open_corpus(config.domain_files, config.out / "data" / "domain", tokenizer)]
 
 
 def _snapshots(

@@ -49,7 +49,10 @@ def test_phases_that_cannot_be_are_refused(phases, message):
     ("changes", "message"),
     [
         ({"vector_window": 0, "word_vectors": True}, "vector_window: expected 1 or more, got 0"),
-        ({"vector_window": 5}, "vector_window: expected 10 without word_vectors, got 5"),
+        (
+            {"vector_window": 5},
+            "vector_window: expected the default, 10, without word_vectors, got 5",
+        ),
     ],
 )
 def test_a_window_that_cannot_be_or_does_nothing_is_refused(changes, message):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bert.text import TextReport, open_unpacked
 from pretrain import documents
-from pretrain.documents import Rows, read_paragraphs
+from pretrain.documents import Rows, describe_sources, read_paragraphs
 
 try:
     from backports import zstd
@@ -144,3 +144,32 @@ def test_any_text_comes_back_from_a_row(tmp_path_factory, texts):
         lines = clean.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         expected += [document] if (document := [line for line in lines if line.strip()]) else []
     assert read(path)[0] == expected
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize(
+    "content",
+    [bytes(range(256)) * 400, "привет, мир\n".encode("cp1251"), "words\n".encode("utf-16")],
+    ids=["bytes", "cp1251", "utf-16"],
+)
+def test_a_file_that_is_no_text_is_refused(tmp_path, packer, content):
+    path = tmp_path / f"a.txt{packer}"
+    path.write_bytes(PACKERS[packer](content))
+    with pytest.raises(ValueError, match=r"a\.txt.*: expected text in UTF-8, got a file of whose"):
+        describe_sources([path])
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize(
+    "content",
+    # Some bytes of another encoding, a NUL, and a character that the sample's end cuts in two.
+    ["d\xe9j\xe0 vu, et ainsi de suite\n".encode("latin-1"), b"a b c d\x00 e f g h\n", b"", b"x"
+     + "€".encode() * 30_000],
+    ids=["latin-1", "nul", "empty", "cut"],
+)  # fmt: skip
+def test_a_text_with_odd_bytes_is_none_of_those(tmp_path, packer, content):
+    path = tmp_path / f"a.txt{packer}"
+    path.write_bytes(PACKERS[packer](content))
+    (source,) = describe_sources([path])
+    assert source["name"] == path.name

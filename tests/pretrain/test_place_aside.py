@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from pretrain.corpus import Corpus
+from pretrain.material import open_corpus
 from pretrain.place_aside import delete_leftovers
 from pretrain.preparation import prepare
 from pretrain.prepare import prepare_files
 from pretrain.prepare_config import PrepareConfig
-from pretrain.run import open_corpus
 from tests.conftest import ROOT
 from tests.pretrain.texts import DOCUMENTS_OF_TEXT, TOKENIZER, make_documents, write_text
 
