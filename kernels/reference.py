@@ -36,9 +36,20 @@ def dropout(
     return x * keep_rows(dropout, *x.shape) * dropout.scale
 
 
-def _scores(query: Tensor, key: Tensor) -> Tensor:
-    """Scale and multiply one sequence's queries and keys."""
+def attention_scores(
+    query: Float[Tensor, "tokens heads head_dim"], key: Float[Tensor, "tokens heads head_dim"]
+) -> Float[Tensor, "heads tokens tokens"]:
+    """Scale and multiply one sequence's queries and keys; in float32 at least."""
     return torch.einsum("ihd,jhd->hij", _widen(query), _widen(key)) / math.sqrt(query.shape[-1])
+
+
+def weigh(
+    probabilities: Float[Tensor, "heads tokens tokens"],
+    value: Float[Tensor, "tokens heads head_dim"],
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """Add up one sequence's values, weighed by each token's probabilities; value's dtype."""
+    context = torch.einsum("hij,jhd->ihd", _widen(probabilities), _widen(value))
+    return context.to(value.dtype)
 
 
 def attention(
@@ -53,12 +64,11 @@ def attention(
     contexts = [query[:0]]
     for index, length in enumerate(sequences.lengths):
         rows = slice(sequences.offsets[index], sequences.offsets[index + 1])
-        probabilities = _scores(query[rows], key[rows]).softmax(-1)
+        probabilities = attention_scores(query[rows], key[rows]).softmax(-1)
         if dropout is not None and dropout.p > 0:
             keep = keep_attention(dropout, index, query.shape[1], length)
             probabilities = probabilities * keep * dropout.scale
-        context = torch.einsum("hij,jhd->ihd", probabilities, _widen(value[rows]))
-        contexts.append(context.to(query.dtype))
+        contexts.append(weigh(probabilities, value[rows]))
     return torch.cat(contexts)
 
 
@@ -73,7 +83,7 @@ def attention_probabilities(
     padded = []
     for index, length in enumerate(sequences.lengths):
         rows = slice(sequences.offsets[index], sequences.offsets[index + 1])
-        probabilities = _scores(query[rows], key[rows]).softmax(-1).to(query.dtype)
+        probabilities = attention_scores(query[rows], key[rows]).softmax(-1).to(query.dtype)
         margin = longest - length
         padded.append(torch.nn.functional.pad(probabilities, (0, margin, 0, margin)))
     if not padded:

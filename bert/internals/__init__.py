@@ -1,0 +1,1 @@
+"""Looking inside a model: begin with hooks.py, the table of names, and capture.py."""
