@@ -59,7 +59,8 @@ MUON = COUNTED.but(
     phases=("64:1024:0.8", "128:1024:0.2"),
 )
 LOCAL = MUON.but(local_start=True)
-BEST = LOCAL.but(vector_window=2)
+FAST = LOCAL.but(vector_window=2)
+BEST = FAST.but(training={"learning_rate": 2e-3})
 WIDE = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 
 RECIPES = {
@@ -71,8 +72,9 @@ RECIPES = {
     "local-fast": LOCAL.but(training={"learning_rate": 8e-3}),
     "local-window5": LOCAL.but(vector_window=5),
     "local-window3": LOCAL.but(vector_window=3),
+    "best-fast": FAST,
     "best": BEST,
-    "best-slow": BEST.but(training={"learning_rate": 2e-3}),
+    "best-slow": BEST.but(training={"learning_rate": 1e-3}),
     "best-wide": BEST.but(shape=WIDE),
     "best-deep": BEST.but(shape={"num_hidden_layers": 4}),
     "best-2048": BEST.but(phases=("64:2048:0.8", "128:2048:0.2"), tokens_per_batch=2048),

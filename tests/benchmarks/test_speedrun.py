@@ -13,12 +13,14 @@ import torch
 
 from benchmarks import speedrun
 from benchmarks.speedrun import Speedrun, configure, describe, judge, measure, open_text
-from benchmarks.speedrun_recipes import PLAIN, RECIPES
+from benchmarks.speedrun_recipes import BEST, PLAIN, RECIPES
 from bert.checkpoint import load_pretrained
 from bert.config import BertConfig
 from bert.pretraining import BertForPreTraining
 from bert.training.log import read_log
 from pretrain.batches import held_out_batches
+from pretrain.config import CONFIG_DEFAULTS
+from pretrain.recipes import RECIPES as OF_THE_COMMAND
 from tests.pretrain.texts import make_documents, write_text
 
 SMALL = {
@@ -164,3 +166,13 @@ def test_every_recipe_is_a_configuration_of_bert_pretrain(name, tmp_path):
 def test_what_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         Speedrun(**{"recipes": ("plain",), **changes})
+
+
+def test_the_command_has_a_recipe_that_is_the_best_one():
+    recipe = OF_THE_COMMAND["speedrun-books"]
+    shape = BertConfig.preset(recipe["model"])
+    assert {name: getattr(shape, name) for name in BEST.shape} == BEST.shape
+    assert {name: recipe[name] for name in BEST.pretraining} == BEST.pretraining
+    best = replace(CONFIG_DEFAULTS, **BEST.training)
+    for name in ("optimizer", "learning_rate", "warmup", "betas", "eps", "weight_decay"):
+        assert getattr(recipe["training"], name) == getattr(best, name), name
