@@ -9,7 +9,7 @@ nothing of it, and its results are those of its backend, to the bit.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from operator import is_not
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from kernels.reference import attention_scores, weigh
 Edit = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """What wants to see tensors."""
 

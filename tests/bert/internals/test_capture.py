@@ -94,7 +94,11 @@ def test_every_tensor_is_the_one_that_hugging_faces_module_returns():
         assert_close(value.reshape(expected.shape), expected, rtol=0, atol=1e-10, msg=name)
 
 
-@pytest.mark.parametrize(("name", "their"), [pair for pair in PAIRS if "embed" not in pair[0]])
+# Places of the second layer, and of the heads.
+EDITED = [pair for pair in PAIRS if not pair[0].startswith(("embeddings", "layers.0", "layers.2"))]
+
+
+@pytest.mark.parametrize(("name", "their"), EDITED)
 def test_an_edit_does_what_a_hook_on_hugging_faces_module_does(name, their):
     ours, theirs = both()
 
@@ -152,7 +156,10 @@ def test_edits_that_change_nothing_change_nothing_to_the_bit(kernels):
     assert cache.made_by == plain.made_by
 
 
-@pytest.mark.parametrize("name", hook_names(model_of()))
+@pytest.mark.parametrize(
+    "name",
+    [name for name in hook_names(model_of()) if not name.startswith(("layers.0", "layers.2"))],
+)
 def test_an_edit_is_seen_and_acts_on_what_comes_after_alone(name):
     model, batch, names = model_of(), batch_of(), hook_names(model_of())
     plain = run_captured(model, batch)
