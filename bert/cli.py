@@ -52,6 +52,12 @@ COMMANDS: dict[str, Command] = {
         "turn text into token ids, once for many runs",
         ("files",),
     ),
+    "pretrain film": Command(
+        "pretrain.film.config:FilmConfig",
+        "pretrain.film.run:run",
+        "show what each snapshot of a run knows",
+        ("run",),
+    ),
     "finetune": Command(
         "finetune.config:FinetuneConfig", "finetune.run:run", "train a BERT on labelled texts"
     ),
