@@ -153,7 +153,7 @@ def ours(prepared: Prepared) -> tuple[dict[str, float], list[float], float]:
     """Train and test as `bert finetune` does, but for the reports."""
     hardware = choose_hardware(prepared.config.training)
     model = prepared.build_model(hardware)
-    objective, out = prepared.task.objective(model), prepared.config.out
+    objective, out = prepared.task.objective(model, prepared.rows["train"]), prepared.config.out
     config, clock = prepared.config.training, time.process_time
     trained = train(objective, prepared.batches, config, out, clock=clock)
     if trained.interrupted is not None:

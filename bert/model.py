@@ -57,6 +57,8 @@ class Bert(nn.Module):
         self.embeddings = Embeddings(config, self.kernels)
         self.encoder = Encoder(config, self.kernels)
         self.pooler = Pooler(config) if pooler else None
+        self.frozen_layers: int | None = None
+        """See `freeze`."""
         init_weights(self, config)
 
     def forward(
@@ -180,6 +182,15 @@ class Bert(nn.Module):
             full[rows, :, column] = wide[rows, :, place]
             padded.append(full)
         return padded
+
+    def freeze(self, layers: int) -> None:
+        """Train neither the embeddings nor the lowest `layers` layers any more.
+
+        No gradient is computed in them, and no activation kept. In training they still drop.
+        """
+        for part in (self.embeddings, *self.encoder.layers[:layers]):
+            part.requires_grad_(False)
+        self.frozen_layers = layers
 
     @property
     def gradient_checkpointing(self) -> bool:

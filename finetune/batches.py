@@ -108,10 +108,23 @@ class ShuffledBatches:
 
     An epoch's last micro-batch has what is left, so that no row is passed over. Micro-batch i
     follows from the rows, the batch size, the seed and i alone.
+
+    Args:
+        rows: what is packed.
+        batch_size: rows of a micro-batch.
+        seed: of the order.
+        balanced: the class of each row, to have as many rows of each class in an epoch as of any
+            other, see `balanced_order`; None: each row once.
     """
 
-    def __init__(self, rows: PackedRows, batch_size: int, seed: int) -> None:
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+    def __init__(
+        self,
+        rows: PackedRows,
+        batch_size: int,
+        seed: int,
+        balanced: Int64[np.ndarray, " rows"] | None = None,
+    ) -> None:
+        self.rows, self.batch_size, self.seed, self.balanced = rows, batch_size, seed, balanced
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     @property
@@ -134,7 +147,11 @@ class ShuffledBatches:
         epoch, place = divmod(index, self.per_epoch)
         if epoch != self._epoch:
             generator = np.random.default_rng((self.seed, epoch))
-            self._epoch, self._order = epoch, generator.permutation(len(self.rows))
+            self._epoch = epoch
+            if self.balanced is None:
+                self._order = generator.permutation(len(self.rows))
+            else:
+                self._order = balanced_order(self.balanced, generator)
         return self._order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def __getitem__(self, index: int) -> Any:
@@ -143,3 +160,21 @@ class ShuffledBatches:
     def tokens(self, batch: Any) -> int:
         """Return the tokens of a micro-batch."""
         return batch.packed.sequences.tokens
+
+
+def balanced_order(
+    classes: Int64[np.ndarray, " rows"], generator: np.random.Generator
+) -> Int64[np.ndarray, " rows"]:
+    """Draw as many rows as there are, of each class the same number or one more, in any order.
+
+    A row comes once more only where all others of its class have come as often: rare classes
+    have their rows several times, of frequent ones some rows wait for another epoch.
+    """
+    members = [np.flatnonzero(classes == number) for number in np.unique(classes)]
+    sizes = np.full(len(members), len(classes) // len(members))
+    sizes[generator.permutation(len(members))[: len(classes) % len(members)]] += 1
+    drawn = [
+        np.concatenate([generator.permutation(own) for _ in range(-(-size // len(own)))])[:size]
+        for own, size in zip(members, sizes, strict=True)
+    ]
+    return generator.permutation(np.concatenate(drawn))

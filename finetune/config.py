@@ -6,6 +6,7 @@ Imports no torch, so that `--help` answers at once.
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from bert.checked import Checked
 from bert.config import PRESETS
@@ -74,6 +75,9 @@ class FinetuneConfig(Checked):
     """Take only the model directory's configuration and tokenizer, and draw all weights."""
     redrawn_layers: int = 0
     """Upper layers to draw anew, and the pooler with them (Zhang et al. 2021, section 5)."""
+    frozen_layers: int | Literal["all"] | None = None
+    """Lowest layers to leave as they are, and the embeddings with them, though they still drop;
+    0: the embeddings alone; all: each layer that isn't drawn anew; None: train everything."""
     dropout: float | None = None
     """All dropout probabilities of the model; None: the model's own."""
     columns: Columns = Columns()
@@ -89,6 +93,9 @@ class FinetuneConfig(Checked):
     best_metric: str | None = None
     """Metric on the validation file whose best value picks the checkpoint, the first of equals;
     None: the task's first, accuracy in classification."""
+    patience: int | None = None
+    """End the run after so many evaluations in a row without a better best_metric; the learning
+    rate falls as if it went on. None: never."""
     seed: int = 0
     """Seed of the drawn weights, of the order of the rows, and of dropout."""
     training: TrainingConfig = CONFIG_DEFAULTS
@@ -108,10 +115,20 @@ class FinetuneConfig(Checked):
         self._require("batch_size", "1 or more", self.batch_size >= 1)
         self._require("train_rows", "1 or more", self.train_rows is None or self.train_rows >= 1)
         self._require("redrawn_layers", "0 or more", self.redrawn_layers >= 0)
+        frozen = self.frozen_layers
+        is_count = frozen is None or (isinstance(frozen, int) and frozen >= 0)
+        self._require("frozen_layers", "0 or more, all, or None", is_count or frozen == "all")
         if self.draws_weights:
             self._require(
                 "redrawn_layers", "0, since all weights are drawn", self.redrawn_layers == 0
             )
+            self._require("frozen_layers", "None, since all weights are drawn", frozen is None)
+        self._require("patience", "1 or more", self.patience is None or self.patience >= 1)
+        self._require(
+            "patience",
+            "None, since there is no validation_file to evaluate on",
+            self.patience is None or self.validation_file is not None,
+        )
         in_range = self.dropout is None or 0 <= self.dropout < 1
         self._require("dropout", "a probability in [0, 1)", in_range)
         self._require("seed", "0 or more, below 2**63", 0 <= self.seed < 2**63)

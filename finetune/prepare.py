@@ -59,6 +59,7 @@ class Prepared:
                 **{name: getattr(self.encoder, name) for name in OF_THE_TASK},
             )
             self._redraw(model.bert)
+            self.freeze(model.bert)
         for line in report.warnings:
             say(line)
         return model.train()
@@ -75,6 +76,12 @@ class Prepared:
         if bert.pooler is not None:
             init_weights(bert.pooler, bert.config)
 
+    def freeze(self, bert: Bert) -> None:
+        """Freeze what is not to be trained."""
+        if (count := self.config.frozen_layers) is not None:
+            assert isinstance(count, int)  # resolved
+            bert.freeze(count)
+
     def identity(self, model: nn.Module) -> dict[str, Any]:
         """Return what may not change when the run is resumed, as JSON."""
         return {
@@ -85,6 +92,7 @@ class Prepared:
             "tokenizer": self.tokenizer.sha256,
             "batch_size": self.config.batch_size,
             "best_metric": self.config.best_metric,
+            "frozen_layers": self.config.frozen_layers,
             **{purpose: rows.sha256() for purpose, rows in self.rows.items() if purpose != "test"},
         }
 
@@ -96,6 +104,9 @@ class Prepared:
             f"kernels {hardware.kernels.name}, {threads} CPU threads"
         ]
         lines += [f"{purpose}: {rows}" for purpose, rows in self.rows.items()]
+        if (count := self.config.frozen_layers) is not None:
+            layers = self.encoder.num_hidden_layers
+            lines.append(f"frozen: the embeddings and the lowest {count} of {layers} layers")
         lines += odd_things(vars(self.tokenizer.report))
         return lines
 
@@ -127,6 +138,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
             f"redrawn_layers: expected at most the model's {encoder.num_hidden_layers} layers, "
             f"got {config.redrawn_layers}"
         )
+    config = replace(config, frozen_layers=_frozen_layers(config, encoder))
     train = task.read(config.train_file, config, tokenizer, None)
     rows = {"train": train}
     for purpose, path in (("validation", config.validation_file), ("test", config.test_file)):
@@ -151,6 +163,18 @@ def _best_metric(config: FinetuneConfig, task: Task[Any, Any]) -> str:
         raise ValueError(
             f"best_metric: expected one of {', '.join(task.metrics)}, those of {config.task}, "
             f"got {chosen!r}"
+        )
+    return chosen
+
+
+def _frozen_layers(config: FinetuneConfig, encoder: BertConfig) -> int | None:
+    """Return how many layers are frozen; None: not even the embeddings."""
+    most = encoder.num_hidden_layers - config.redrawn_layers
+    chosen = most if config.frozen_layers == "all" else config.frozen_layers
+    if chosen is not None and chosen > most:
+        raise ValueError(
+            f"frozen_layers: expected at most {most}, the model's layers that aren't drawn anew, "
+            f"got {chosen}"
         )
     return chosen
 

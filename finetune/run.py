@@ -27,6 +27,7 @@ from bert.command import command_line
 from bert.config import read_json
 from bert.saving import save_pretrained
 from bert.training.distributed import ALONE, World, is_first_process, join
+from bert.training.early_stopping import NEVER, EarlyStopping
 from bert.training.estimate import estimate
 from bert.training.hardware import choose_hardware
 from bert.training.loop import train
@@ -102,11 +103,14 @@ def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
         return summary
 
     trained = train(
-        task.objective(model),
+        task.objective(model, rows["train"]),
         prepared.batches,
         config.training,
         config.out,
         evaluate=evaluate if "validation" in rows else None,
+        early_stopping=(
+            EarlyStopping(config.best_metric, config.patience) if "validation" in rows else NEVER
+        ),
         study_batch=task.batches(rows["validation"], config)[0] if "validation" in rows else None,
         identity=identity,
         resume=config.resume,
@@ -147,10 +151,13 @@ def dry_run(config: FinetuneConfig) -> str:
     encoder, tokens = prepared.encoder, prepared.batches
     with torch.device("meta"):
         model = prepared.task.model_class(encoder, hardware.kernels)
+    prepared.freeze(model.bert)
     guess = estimate(
         encoder,
         hardware,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(p.numel() for p in model.parameters()),
+        frozen=sum(p.numel() for p in model.parameters() if not p.requires_grad),
+        frozen_layers=model.bert.frozen_layers,
         batch_tokens=tokens.mean_tokens,
         mean_length=tokens.mean_length,
         accumulation=config.training.accumulation,
@@ -190,16 +197,23 @@ def _report(
     details: Mapping[str, str],
 ) -> None:
     """Print the report, and write it down."""
-    text = "\n".join(
+    parts = [
         f"On the {purpose} file\n\n{score.text}{details[purpose]}"
         for purpose, score in scores.items()
-    )
+    ]
+    if trained.stopped_early is not None:
+        budget = config.training.budget
+        why = f"Stopped early, at step {trained.step} of {budget}: {trained.stopped_early}\n"
+        parts.insert(0, why)
+    text = "\n".join(parts)
     numbers: dict[str, Any] = {purpose: score.as_json() for purpose, score in scores.items()}
     numbers["training"] = {
         "steps": trained.step,
         "tokens": trained.tokens,
         "seconds": trained.elapsed,
         "loss": trained.loss,
+        "best_step": trained.best_step,
+        "stopped_early": trained.stopped_early,
     }
     print(text)
     _write(config.out / "report.txt", text)

@@ -73,12 +73,13 @@ class SequenceTask(Task[LabelledRows, Pair]):
 
 
 class SequenceObjective(Objective[LabelledBatch]):
-    """A loss of logits and labels, one term for each label.
+    """A loss of logits and labels.
 
     Args:
         model: the encoder with its head.
         name: the loss's, for the log.
         loss: the sum over the labels, of logits in float32 at least.
+        terms: what the sum is divided by: the number of the labels, or their weights.
     """
 
     def __init__(
@@ -86,13 +87,14 @@ class SequenceObjective(Objective[LabelledBatch]):
         model: BertForSequenceClassification,
         name: str,
         loss: Callable[[Tensor, Tensor], Tensor],
+        terms: Callable[[Tensor], int | float] = Tensor.numel,
     ) -> None:
         super().__init__()
-        self.model, self.name, self.loss = model, name, loss
+        self.model, self.name, self.loss, self.terms = model, name, loss, terms
 
-    def counts(self, batch: LabelledBatch) -> dict[str, int]:
-        """Return the number of labels."""
-        return {self.name: batch.labels.numel()}
+    def counts(self, batch: LabelledBatch) -> dict[str, int | float]:
+        """Return the number of the labels, or their weights."""
+        return {self.name: self.terms(batch.labels)}
 
     def forward(
         self, batch: LabelledBatch, dropout_seed: Int64[Tensor, ""]
@@ -104,7 +106,10 @@ class SequenceObjective(Objective[LabelledBatch]):
     def operations(self, batch: LabelledBatch) -> int:
         """Count the matrix products."""
         lengths, classes = batch.packed.sequences.lengths, self.model.config.num_labels
-        return training_operations(self.model.config, lengths, classes=classes)
+        frozen = self.model.bert.frozen_layers
+        return training_operations(
+            self.model.config, lengths, classes=classes, frozen_layers=frozen
+        )
 
     def study(self, batch: LabelledBatch) -> Mapping[str, Any]:
         """Measure how widely the heads look."""

@@ -129,8 +129,8 @@ class Task(Checked, ABC, Generic[RowsT, ExampleT]):
         """Say what the model was trained to do, after "fine-tuned with plainbert "."""
 
     @abstractmethod
-    def objective(self, model: Any) -> Objective[Any]:
-        """Return what the loop trains; it wraps `model` itself."""
+    def objective(self, model: Any, train: RowsT) -> Objective[Any]:
+        """Return what the loop trains, on these rows; it wraps `model` itself."""
 
     @abstractmethod
     def batches(self, train: RowsT, config: FinetuneConfig) -> EpochBatches:

@@ -63,6 +63,8 @@ class TrainingConfig(Checked):
     """What is added to the root of the mean square."""
     weight_decay: float = 0.01
     """Decoupled weight decay; biases and LayerNorm weights have none."""
+    layer_decay: float | None = None
+    """Share of a layer's learning rate that the one below it has, such as 0.9; None: all of it."""
     max_grad_norm: float | None = 1.0
     """Gradients are scaled down to this norm; None: never."""
     accumulation: int = 1
@@ -137,6 +139,11 @@ class TrainingConfig(Checked):
         )
         self._require("eps", "a positive number", 0 < self.eps < math.inf)
         self._require("weight_decay", "zero or more", 0 <= self.weight_decay < math.inf)
+        self._require(
+            "layer_decay",
+            "a share in (0, 1) or None",
+            self.layer_decay is None or 0 < self.layer_decay < 1,
+        )
         self._require(
             "max_grad_norm",
             "a positive number or None",

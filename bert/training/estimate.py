@@ -18,7 +18,7 @@ class Estimate:
 
     parameters: int
     state_bytes: int
-    """Weights, their gradients, and the optimiser's two means of each."""
+    """Weights, and of those that are trained the gradients and the optimiser's two means."""
     activation_bytes: int
     """What a micro-batch's forward pass keeps for the backward pass."""
     step_tokens: float
@@ -54,6 +54,8 @@ def estimate(
     hardware: Hardware,
     *,
     parameters: int,
+    frozen: int = 0,
+    frozen_layers: int | None = None,
     batch_tokens: float,
     mean_length: float,
     accumulation: int = 1,
@@ -65,21 +67,28 @@ def estimate(
         model: its shape.
         hardware: where; its speed is measured.
         parameters: of the model with its heads.
+        frozen: of these, those that aren't trained.
+        frozen_layers: the lowest layers, which aren't trained, nor are the embeddings; None: all
+            is.
         batch_tokens: tokens of a micro-batch.
         mean_length: tokens of a sequence, on average.
         accumulation: micro-batches of a step.
         decoded_tokens: tokens of a micro-batch that get logits over the vocabulary.
     """
     hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
+    trained = layers if frozen_layers is None else layers - frozen_layers
+    embedded = 6 * hidden if frozen_layers is None else 0
     activations = batch_tokens * (
-        6 * hidden + layers * layer_bytes(model, mean_length)
+        embedded + trained * layer_bytes(model, mean_length)
     ) + decoded_tokens * 4 * (2 * model.vocab_size + 6 * hidden)
     lengths = [max(round(mean_length), 1)] * max(round(batch_tokens / mean_length), 1)
-    operations = training_operations(model, lengths, decoded=round(decoded_tokens))
+    operations = training_operations(
+        model, lengths, decoded=round(decoded_tokens), frozen_layers=frozen_layers
+    )
     speed = MATMUL_SHARE * matmul_speed(hardware, max(round(batch_tokens), 1), hidden, inner)
     return Estimate(
         parameters,
-        16 * parameters,
+        16 * parameters - 12 * frozen,
         round(activations),
         accumulation * batch_tokens,
         accumulation * operations / speed,

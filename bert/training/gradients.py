@@ -52,10 +52,10 @@ def add_gradients(
     """Add the gradient of a window's loss to `.grad`.
 
     The loss is Σ over names of (Σ over the window of the loss's sums) / (its terms in the whole
-    window). The terms are counted before the first pass, so that the gradient is the one of all
-    samples in one batch: the mean of the micro-batches' means is another number as soon as
-    they have unequal counts. Several processes share a window; each counts the terms of all, and
-    ends with the gradients and losses of all.
+    window, or their weights). These are counted before the first pass, so that the gradient is
+    the one of all samples in one batch: the mean of the micro-batches' means is another number as
+    soon as they have unequal counts. Several processes share a window; each counts the terms of
+    all, and ends with the gradients and losses of all.
 
     Args:
         objective: on `hardware.device`; its gradients are cut as its parameters are.

@@ -24,6 +24,7 @@ import torch
 from bert.training.checkpoint_files import list_checkpoints, prune
 from bert.training.config import TrainingConfig
 from bert.training.distributed import ALONE, World
+from bert.training.early_stopping import NEVER, EarlyStopping
 from bert.training.hardware import choose_hardware
 from bert.training.interrupt import Interrupted, Interrupts
 from bert.training.log import RunLog
@@ -76,6 +77,7 @@ def train(
     *,
     evaluate: Evaluation | None = None,
     is_evaluation_shared: bool = False,
+    early_stopping: EarlyStopping = NEVER,
     study_batch: Any = None,
     on_step: StepWatcher | None = None,
     identity: Mapping[str, Any] | None = None,
@@ -98,6 +100,7 @@ def train(
             the objective: a signal ends it half-way.
         is_evaluation_shared: whether of several processes each calls `evaluate`, and all get the
             same; else the first does alone. A signal waits then for the evaluation's end.
+        early_stopping: which of the numbers is followed, and whether it may end the run.
         study_batch: the micro-batch that `objective.study` looks at; None: the first of training.
         on_step: called with the finished steps before the first step, or the one after a resume,
             and after each, where they are due; it must not change the objective.
@@ -123,6 +126,7 @@ def train(
         timetable = Timetable(config, clock, world, reserve_seconds)
         run = _Run(objective, batches, config, directory, interrupts, timetable, world)
         run.evaluation, run.study_batch, run.on_step = evaluate, study_batch, on_step
+        run.early_stopping = early_stopping
         run.is_evaluation_shared = is_evaluation_shared and not world.is_alone
         run.begin(resume, overwrite, identity or {})
         with closing(run):
@@ -163,6 +167,7 @@ class _Run:
         self.world = world
         self.evaluation: Evaluation | None = None
         self.is_evaluation_shared = False
+        self.early_stopping = NEVER
         self.study_batch: Any = None
         self.on_step: StepWatcher | None = None
 
@@ -202,7 +207,9 @@ class _Run:
             say(f"{self.log.path}: {cut} lines dropped, later than step {self.state.step}")
         came_from = None if start.checkpoint is None else str(start.checkpoint.path)
         self.log.write("start", self.state.step, checkpoint=came_from, **description)
-        if came_from is not None and not self.timetable.has_room():
+        if came_from is not None and self.why_early() is not None:
+            say(f"step {self.state.step} is the last: {self.why_early()}")
+        elif came_from is not None and not self.timetable.has_room():
             say(
                 f"step {self.state.step} is the last of the budget of {self.config.budget}: "
                 "nothing is left to train"
@@ -217,7 +224,7 @@ class _Run:
         self.bar = ProgressBar(self.timetable.total)
 
     def go_on(self) -> None:
-        """Train to the end of the budget.
+        """Train to the end of the budget, or of the patience.
 
         Raises:
             Interrupted: a signal came; the state is the one after the last finished step.
@@ -229,6 +236,7 @@ class _Run:
                 is_finished = not self.timetable.has_room()
                 if is_finished or self.timetable.is_evaluation_due():
                     self.evaluate()
+                is_finished = is_finished or self.why_early() is not None
                 if is_finished or self.timetable.is_checkpoint_due():
                     self.save()
                 self.check_interrupts()
@@ -363,11 +371,17 @@ class _Run:
         state.evaluated_step, state.evaluated_tokens = state.step, state.tokens
         state.elapsed = state.evaluated_at = state_elapsed
         state.evaluation_seconds = max(state.evaluation_seconds, state_elapsed - started)
+        told = {"results": results, **self.early_stopping.follow(state, results)}
         memory = peak_memory(self.hardware.device)
-        self.log.write(
-            "evaluation", state.step, results=results, elapsed=state_elapsed, peak_memory=memory
-        )
+        self.log.write("evaluation", state.step, **told, elapsed=state_elapsed, peak_memory=memory)
         say(f"step {state.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
+        if (why := self.why_early()) is not None:
+            say(f"stopping early: {why}")
+
+    def why_early(self) -> str | None:
+        """Say why the run ends here, with some of its budget left; None where it doesn't."""
+        why = self.early_stopping.reason_to_stop(self.state)
+        return why if why is not None and self.timetable.has_room() else None
 
     def results_of(self, evaluation: Evaluation) -> dict[str, float] | None:
         """Evaluate, in the first process or in all; None if a signal ended it half-way."""
@@ -425,6 +439,9 @@ class _Run:
             self.state.elapsed,
             self.state.loss,
             self.state.evaluation,
+            self.state.best_value,
+            self.state.best_step,
+            self.why_early(),
             None if path is None else Path(path),
             self.received_signal(),
         )

@@ -42,8 +42,11 @@ class Objective(nn.Module, Generic[BatchT], ABC):
     """
 
     @abstractmethod
-    def counts(self, batch: BatchT) -> dict[str, int]:
-        """Return how many terms each loss has in a batch that is still on the CPU."""
+    def counts(self, batch: BatchT) -> Mapping[str, int | float]:
+        """Return what each loss's sum is divided by, for a batch that is still on the CPU.
+
+        The number of its terms; or, where they count unequally, the sum of their weights.
+        """
 
     @abstractmethod
     def forward(

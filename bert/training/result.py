@@ -19,6 +19,12 @@ class TrainingResult:
     """Of the last step that was taken; None before the first."""
     evaluation: dict[str, float] | None
     """The last one's results."""
+    best_value: float | None
+    """Of the metric that early stopping follows: its best value; None where it follows none."""
+    best_step: int
+    """The first step at which it had that value; 0 where it follows none."""
+    stopped_early: str | None
+    """Why it ended before its budget did; None: it didn't."""
     checkpoint: Path | None
     """The newest one; None where no step was taken."""
     interrupted: signal.Signals | None

@@ -44,6 +44,8 @@ PARAMETERS = "parameters.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 TRAINING = "training.json"
 
+# Fields of TrainingState that older checkpoints lack.
+_LATER = {"best_value", "best_step", "evaluations_since_best"}
 # What comes of JSON that says something else than was expected.
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
@@ -66,6 +68,10 @@ class TrainingState:
     evaluation: dict | None = None
     """What the last evaluation returned."""
     evaluated_at: float = 0.0
+    best_value: float | None = None
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    """See early_stopping.py."""
     saved_step: int = 0
     saved_tokens: int = 0
     saved_at: float = 0.0
@@ -253,7 +259,7 @@ def _host_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _parse_state(values: dict[str, Any]) -> TrainingState:
     hints = get_type_hints(TrainingState)
     names = {field.name for field in fields(TrainingState)}
-    if values.keys() != names:
+    if not names - _LATER <= values.keys() <= names:
         raise ValueError(f"expected the fields {sorted(names)}, got {sorted(values)}")
     for name, value in values.items():
         if not isinstance(value, hints[name]):

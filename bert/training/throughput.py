@@ -8,8 +8,10 @@
 
 with L layers of width h and feed-forward width f, T tokens in S sequences of lengths n, c classes
 and a vocabulary of V. A multiplication and an addition are two operations, and the backward pass
-does twice the forward's. Counted are the matrix products that the mathematics needs: real tokens,
-attention at real lengths; no padding, nothing computed twice, no embedding, no optimiser.
+does twice the forward's: a product for the gradient of the map, and one for that of its input.
+Frozen layers do neither, and what stands on them not the second. Counted are the matrix products
+that the mathematics needs: real tokens, attention at real lengths; no padding, nothing computed
+twice, no embedding, no optimiser.
 """
 
 import resource
@@ -36,6 +38,7 @@ def training_operations(
     classes: int = 0,
     token_classes: int = 0,
     decoded: int = 0,
+    frozen_layers: int | None = None,
 ) -> int:
     """Count the operations of a forward and a backward pass; see the file's head.
 
@@ -44,15 +47,24 @@ def training_operations(
         lengths: tokens of each sequence.
         classes: of a classifier on the pooler; without one 0, and the pooler is counted too.
         token_classes: of a classifier of tokens, whose model has no pooler; else 0.
-        decoded: tokens that get logits over the vocabulary.
+        decoded: tokens that get logits over the vocabulary; 0 where layers are frozen.
+        frozen_layers: the lowest ones, which aren't trained, nor are the embeddings; None: all is.
     """
     h, f = model.hidden_size, model.intermediate_size
     tokens, squares = sum(lengths), sum(length**2 for length in lengths)
-    layers = model.num_hidden_layers * (tokens * (8 * h**2 + 4 * h * f) + 4 * h * squares)
+    layer = tokens * (8 * h**2 + 4 * h * f) + 4 * h * squares
     pooled = len(lengths) * (2 * h**2 + 2 * h * classes)
     if token_classes:
         pooled = tokens * 2 * h * token_classes
-    return 3 * (layers + pooled + decoded * (2 * h**2 + 2 * h * model.vocab_size))
+    forward = model.num_hidden_layers * layer + pooled
+    forward += decoded * (2 * h**2 + 2 * h * model.vocab_size)
+    if frozen_layers is None:
+        return 3 * forward
+    if frozen_layers < model.num_hidden_layers:
+        lowest_map = tokens * 6 * h**2
+    else:
+        lowest_map = pooled if token_classes else len(lengths) * 2 * h**2
+    return 3 * forward - 2 * frozen_layers * layer - lowest_map
 
 
 def peak_speed(hardware: Hardware) -> float:

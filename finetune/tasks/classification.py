@@ -2,22 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from jaxtyping import Float
 
 from bert.config import BertConfig
 from bert.finetuning import BertForSequenceClassification
 from bert.text import TextReport
 from bert.tokenization import Tokenizer
+from finetune.batches import ShuffledBatches
 from finetune.config import FinetuneConfig
 from finetune.data import LabelledRows, read_rows
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.report import write_evaluation
+from finetune.losses import BALANCED, CrossEntropy, class_weights
 from finetune.metrics import ClassificationScores, score
 from finetune.sequences import (
     DIGITS,
@@ -34,7 +34,25 @@ from finetune.task import Scores
 class Classification(SequenceTask):
     """One class for each text: `finetune.task.Task` says what each part is for."""
 
+    class_weights: str | None = None
+    """What a row counts in training, by its class: balanced, or numbers such as bad:1,good:2.5;
+    None: each the same."""
+    label_smoothing: float = 0.0
+    """Share of the target that all classes have alike (Szegedy et al. 2016, section 7)."""
+    resample: bool = False
+    """Whether an epoch has as many rows of each class: those of rare ones come more often."""
+
     metrics = ("accuracy", "macro_f1", "mcc")
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        is_share = 0 <= self.label_smoothing < 1
+        self._require("label_smoothing", "a share in [0, 1)", is_share)
+        self._require(
+            "class_weights",
+            "other weights than balanced with resample, which balances the classes already",
+            not self.resample or self.class_weights != BALANCED,
+        )
 
     def read(
         self,
@@ -53,16 +71,25 @@ class Classification(SequenceTask):
     def head(self, encoder: BertConfig, train: LabelledRows) -> BertConfig:
         """Name the classes in the configuration."""
         refuse_one_segment(encoder, train)
+        class_weights(self.class_weights, train.class_counts)
         return encoder.with_labels(list(train.class_names), "single_label_classification")
 
     def purpose(self, model: BertConfig) -> str:
         """Name the classes."""
         return f"to tell: {', '.join(model.id2label.values())}"
 
-    def objective(self, model: BertForSequenceClassification) -> SequenceObjective:
+    def objective(
+        self, model: BertForSequenceClassification, train: LabelledRows
+    ) -> SequenceObjective:
         """Return the model with the cross-entropy of the true class, a term for each row."""
-        loss = partial(F.cross_entropy, reduction="sum")
-        return SequenceObjective(model, "cross_entropy", loss)
+        weights = class_weights(self.class_weights, train.class_counts)
+        loss = CrossEntropy(weights, self.label_smoothing)
+        return SequenceObjective(model, "cross_entropy", loss, loss.terms)
+
+    def batches(self, train: LabelledRows, config: FinetuneConfig) -> ShuffledBatches:
+        """Return micro-batches of `batch_size` rows, of each class as many if asked for."""
+        classes = train.labels if self.resample else None
+        return ShuffledBatches(train, config.batch_size, config.seed, classes)
 
     def evaluate(
         self, model: BertForSequenceClassification, rows: LabelledRows

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
 
 from bert.config import BertConfig
 from bert.finetuning import BertForSequenceClassification
@@ -15,6 +13,7 @@ from bert.tokenization import Tokenizer
 from finetune.config import FinetuneConfig
 from finetune.data import LabelledRows, read_texts
 from finetune.labels import class_of, name_classes, read_several
+from finetune.losses import BinaryCrossEntropy, yes_weights
 from finetune.metrics import require_scikit_learn
 from finetune.sequences import (
     DIGITS,
@@ -34,6 +33,9 @@ class MultiLabel(SequenceTask):
     """Probability from which on a class is predicted."""
     separator: str = ","
     """What stands between the classes of a row; a .jsonl may have lists instead."""
+    class_weights: str | None = None
+    """What a yes counts in training, by its class, where a no counts 1: balanced, or numbers
+    such as food:2,price:3.5; None: each yes 1."""
 
     metrics = ("micro_f1", "macro_f1", "subset_accuracy")
 
@@ -78,6 +80,7 @@ class MultiLabel(SequenceTask):
     def head(self, encoder: BertConfig, train: LabelledRows) -> BertConfig:
         """Name the classes in the configuration."""
         refuse_one_segment(encoder, train)
+        yes_weights(self.class_weights, train.class_counts, len(train))
         return encoder.with_labels(list(train.class_names), "multi_label_classification")
 
     def purpose(self, model: BertConfig) -> str:
@@ -88,9 +91,12 @@ class MultiLabel(SequenceTask):
             f"{self.threshold:g} or more"
         )
 
-    def objective(self, model: BertForSequenceClassification) -> SequenceObjective:
+    def objective(
+        self, model: BertForSequenceClassification, train: LabelledRows
+    ) -> SequenceObjective:
         """Return the model with the binary cross-entropy, a term for each class of each row."""
-        return SequenceObjective(model, "binary_cross_entropy", binary_cross_entropy)
+        weights = yes_weights(self.class_weights, train.class_counts, len(train))
+        return SequenceObjective(model, "binary_cross_entropy", BinaryCrossEntropy(weights))
 
     def evaluate(
         self, model: BertForSequenceClassification, rows: LabelledRows
@@ -121,13 +127,6 @@ class MultiLabel(SequenceTask):
             }
             for row in sigmoid(logits)
         ]
-
-
-def binary_cross_entropy(
-    logits: Float[Tensor, "seqs labels"], labels: Float[Tensor, "seqs labels"]
-) -> Float[Tensor, ""]:
-    """Return the sum over rows and classes; in the logits' dtype."""
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum")
 
 
 def sigmoid(logits: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

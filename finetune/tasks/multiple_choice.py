@@ -68,10 +68,17 @@ class MultipleChoice(Task[ChoiceRows, Choices]):
     choices: str | None = None
     """The column that holds lists of choices, or those that hold one each, with commas between;
     None: choices, options or endings, or choice1, choice2, …"""
+    label_smoothing: float = 0.0
+    """Share of the target that all choices of a question have alike."""
 
     model_class = BertForMultipleChoice
     metrics = ("accuracy",)
     pipeline = "multiple-choice"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        is_share = 0 <= self.label_smoothing < 1
+        self._require("label_smoothing", "a share in [0, 1)", is_share)
 
     # --- to train ------------------------------------------------------------------------
 
@@ -95,9 +102,9 @@ class MultipleChoice(Task[ChoiceRows, Choices]):
         """Say that it chooses."""
         return "to choose the right one of several texts"
 
-    def objective(self, model: BertForMultipleChoice) -> "ChoiceObjective":
+    def objective(self, model: BertForMultipleChoice, train: ChoiceRows) -> "ChoiceObjective":
         """Return the model with the cross-entropy of the right choice."""
-        return ChoiceObjective(model)
+        return ChoiceObjective(model, self.label_smoothing)
 
     def batches(self, train: ChoiceRows, config: FinetuneConfig) -> ShuffledBatches:
         """Return micro-batches of `batch_size` questions, each with all its choices."""
@@ -159,9 +166,9 @@ class MultipleChoice(Task[ChoiceRows, Choices]):
 class ChoiceObjective(Objective[ChoiceBatch]):
     """Cross-entropy of the right choice, one term for each question."""
 
-    def __init__(self, model: BertForMultipleChoice) -> None:
+    def __init__(self, model: BertForMultipleChoice, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.label_smoothing = model, label_smoothing
 
     def counts(self, batch: ChoiceBatch) -> dict[str, int]:
         """Return the number of questions."""
@@ -172,11 +179,13 @@ class ChoiceObjective(Objective[ChoiceBatch]):
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the sum over the questions; float32 at least."""
         logits = at_least_float32(self.model.logits(batch.packed, dropout_seed))[:, 0]
-        return {"cross_entropy": segment_cross_entropy(logits, batch.sizes, batch.labels)}
+        loss = segment_cross_entropy(logits, batch.sizes, batch.labels, self.label_smoothing)
+        return {"cross_entropy": loss}
 
     def operations(self, batch: ChoiceBatch) -> int:
         """Count the matrix products."""
-        return training_operations(self.model.config, batch.packed.sequences.lengths, classes=1)
+        frozen, lengths = self.model.bert.frozen_layers, batch.packed.sequences.lengths
+        return training_operations(self.model.config, lengths, classes=1, frozen_layers=frozen)
 
     def study(self, batch: ChoiceBatch) -> Mapping[str, Any]:
         """Measure how widely the heads look."""

@@ -103,7 +103,7 @@ class QuestionAnswering(Task[QuestionRows, Question]):
         silent = "" if self.null_threshold is None else ", or to say that there is none"
         return f"to find the answer to a question in a text{silent}"
 
-    def objective(self, model: BertForQuestionAnswering) -> "SpanObjective":
+    def objective(self, model: BertForQuestionAnswering, train: QuestionRows) -> "SpanObjective":
         """Return the model with the cross-entropy of both ends of the answer."""
         return SpanObjective(model)
 
@@ -216,7 +216,10 @@ class SpanObjective(Objective[SpanBatch]):
     def operations(self, batch: SpanBatch) -> int:
         """Count the matrix products."""
         lengths = batch.packed.sequences.lengths
-        return training_operations(self.model.config, lengths, token_classes=2)
+        frozen = self.model.bert.frozen_layers
+        return training_operations(
+            self.model.config, lengths, token_classes=2, frozen_layers=frozen
+        )
 
     def study(self, batch: SpanBatch) -> Mapping[str, Any]:
         """Measure how widely the heads look."""

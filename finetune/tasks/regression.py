@@ -63,7 +63,9 @@ class Regression(SequenceTask):
         """Say that it rates."""
         return "to rate texts with a number"
 
-    def objective(self, model: BertForSequenceClassification) -> SequenceObjective:
+    def objective(
+        self, model: BertForSequenceClassification, train: LabelledRows
+    ) -> SequenceObjective:
         """Return the model with the squared error, a term for each row."""
         return SequenceObjective(model, "squared_error", squared_error)
 

@@ -79,7 +79,9 @@ class TokenClassification(Task[TaggedRows, Words]):
             "that goes on with no entity of its type is read as B-"
         )
 
-    def objective(self, model: BertForTokenClassification) -> "TaggingObjective":
+    def objective(
+        self, model: BertForTokenClassification, train: TaggedRows
+    ) -> "TaggingObjective":
         """Return the model with the cross-entropy of the true tag, a term for each word."""
         return TaggingObjective(model)
 

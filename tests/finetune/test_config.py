@@ -61,6 +61,20 @@ def test_one_seed_is_for_all():
             {"redrawn_layers": 1, "from_scratch": True},
             "redrawn_layers: expected 0, since all weights are drawn, got 1",
         ),
+        ({"frozen_layers": -1}, "frozen_layers: expected 0 or more, all, or None, got -1"),
+        ({"frozen_layers": "some"}, "frozen_layers: expected 0 or more, all, or None, got 'some'"),
+        (
+            {"frozen_layers": 0, "from_scratch": True},
+            "frozen_layers: expected None, since all weights are drawn, got 0",
+        ),
+        (
+            {"patience": 0, "validation_file": Path("v.tsv")},
+            "patience: expected 1 or more, got 0",
+        ),
+        (
+            {"patience": 1},
+            "patience: expected None, since there is no validation_file to evaluate on, got 1",
+        ),
         ({"seed": -1}, "seed: expected 0 or more, below 2**63, got -1"),
         ({"dropout": 1.0}, "dropout: expected a probability in [0, 1), got 1.0"),
         ({"epochs": 0.0}, "epochs: expected a positive number, got 0.0"),

@@ -151,13 +151,15 @@ def test_a_finished_run_is_only_reported_again(make_config):
         ({"dropout": 0.3}, "model.attention_probs_dropout_prob"),
         ({"seed": 4}, "initial_weights"),
         ({"best_metric": "mcc"}, "best_metric"),
+        ({"options": ("label_smoothing=0.1",)}, "label_smoothing"),
+        ({"training": {"budget": "2", "layer_decay": 0.9}}, "layer_decay"),
     ],
 )
 def test_what_is_not_the_same_run_does_not_go_on(make_config, change, name):
     config = make_config({"budget": "2"})
     run_it(config)
     with pytest.raises(ValueError, match=rf"{name}: expected "):
-        run_it(replace(config, **change))
+        run_it(make_config(**{"training": {"budget": "2"}} | change))
 
 
 def test_a_fresh_start_takes_no_weights_from_before(make_config):

@@ -17,11 +17,11 @@ SEQUENCE = {"architectures": ["BertForSequenceClassification"]}
 # A task of a user: one file, which no other file knows of.
 WITH_OPTIONS = '''
 from dataclasses import dataclass
-from finetune.tasks.classification import Classification
+from finetune.tasks.regression import Regression
 
 @dataclass(frozen=True)
-class Planted(Classification):
-    """Classification that is told things."""
+class Planted(Regression):
+    """Regression that is told things."""
 
     threshold: float = 0.5
     """Where to cut."""
@@ -69,7 +69,9 @@ def test_the_model_keeps_the_task_and_its_options(planted, tmp_path, tokenizer, 
 def test_a_run_states_its_task_in_the_model(make_config):
     prepared = prepare(make_config())
     assert prepared.encoder.finetuning_task == "classification"
-    assert prepared.encoder.task_specific_params is None
+    assert prepared.encoder.task_specific_params == {
+        "classification": {"class_weights": None, "label_smoothing": 0.0, "resample": False}
+    }
     assert prepared.config.best_metric == "accuracy"
 
 
@@ -126,9 +128,9 @@ def test_a_wrong_option_is_told(planted, given, message):
 @pytest.mark.errors
 def test_a_task_without_options_says_so():
     with pytest.raises(ValueError) as error:
-        tasks.configured("classification", ["threshold=1"])
+        tasks.configured("regression", ["threshold=1"])
     assert str(error.value) == (
-        "options: expected none, since classification has no options, got 'threshold=1'"
+        "options: expected none, since regression has no options, got 'threshold=1'"
     )
 
 

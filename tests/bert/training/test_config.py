@@ -28,6 +28,8 @@ from bert.training.span import Span
         ("betas", (0.9,)),
         ("eps", 0.0),
         ("weight_decay", -1.0),
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.0),
         ("max_grad_norm", 0.0),
         ("accumulation", 0),
         ("precision", "float8"),
@@ -92,7 +94,7 @@ def test_every_field_is_explained_below_it():
 def test_the_identity_is_all_that_makes_the_numbers():
     assert TrainingConfig().identity().keys() == {
         "optimizer", "learning_rate", "warmup", "schedule", "cooldown", "betas", "eps",
-        "weight_decay", "max_grad_norm", "accumulation", "precision", "seed",
+        "weight_decay", "layer_decay", "max_grad_norm", "accumulation", "precision", "seed",
     }  # fmt: skip
     names = {field.name for field in fields(TrainingConfig)}
     assert names - TrainingConfig().identity().keys() == CHANGEABLE

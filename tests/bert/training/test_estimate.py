@@ -13,9 +13,11 @@ from bert.training.hardware import Hardware, choose_hardware
 CPU = choose_hardware(TrainingConfig(device="cpu", precision="float32"))
 
 
-def saved_bytes(config, lengths):
+def saved_bytes(config, lengths, frozen_layers=None):
     """The bytes that a forward pass keeps for the backward pass, parameters not counted."""
     model = BertForSequenceClassification(config).train()
+    if frozen_layers is not None:
+        model.bert.freeze(frozen_layers)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved = {}
 
@@ -49,6 +51,19 @@ def test_the_activations_are_what_a_forward_pass_keeps(dropout, hidden, heads, i
         config, CPU, parameters=1, batch_tokens=8.0 * length, mean_length=float(length)
     )
     assert guess.activation_bytes == pytest.approx(saved_bytes(config, [length] * 8), rel=0.05)
+
+
+@pytest.mark.parametrize("frozen_layers", [0, 2])
+def test_what_is_frozen_keeps_nothing(frozen_layers):
+    config = BertConfig(
+        vocab_size=50, hidden_size=96, num_hidden_layers=3, num_attention_heads=3,
+        intermediate_size=200,
+    )  # fmt: skip
+    settings = {"parameters": 1000, "batch_tokens": 320.0, "mean_length": 40.0}
+    guess = estimate(config, CPU, **settings, frozen=600, frozen_layers=frozen_layers)
+    saved = saved_bytes(config, [40] * 8, frozen_layers)
+    assert guess.activation_bytes == pytest.approx(saved, rel=0.05)
+    assert guess.state_bytes == 16 * 400 + 4 * 600
 
 
 def test_the_time_grows_with_the_work():

@@ -4,8 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from bert import BertConfig, BertForPreTraining
 from bert.training.config import TrainingConfig
-from bert.training.optimizer import build_optimizer, describe_groups, set_learning_rate
+from bert.training.optimizer import (
+    build_optimizer,
+    describe_groups,
+    is_decayed,
+    set_learning_rate,
+)
 
 
 class Tied(nn.Module):
@@ -48,8 +54,13 @@ def test_only_matrices_decay_and_each_parameter_has_one_place():
 def test_groups_are_described_for_the_log():
     described = describe_groups(build_optimizer(Tied(), TrainingConfig(weight_decay=0.1)))
     assert described == {
-        "decay": {"tensors": 2, "parameters": 36, "weight_decay": 0.1},
-        "no_decay": {"tensors": 5, "parameters": 4 + 4 + 4 + 5 + 4, "weight_decay": 0.0},
+        "decay": {"tensors": 2, "parameters": 36, "weight_decay": 0.1, "rate_scale": 1.0},
+        "no_decay": {
+            "tensors": 5,
+            "parameters": 4 + 4 + 4 + 5 + 4,
+            "weight_decay": 0.0,
+            "rate_scale": 1.0,
+        },
     }
 
 
@@ -82,6 +93,45 @@ def test_it_is_adamw_as_published():
         expected = expected * (1 - 0.1 * 0.01)
         expected -= 0.1 * (m / (1 - 0.9**k)) / ((v / (1 - 0.99**k)).sqrt() + 1e-6)
     torch.testing.assert_close(weight.weight.detach(), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "bert_adam", "lamb", "muon"])
+def test_each_layer_has_a_share_of_the_rate_of_the_one_above(kind):
+    """Without gradients a step is weight decay alone, whose length is the rate."""
+    shape = BertConfig(
+        vocab_size=9, hidden_size=8, num_hidden_layers=12, num_attention_heads=2,
+        intermediate_size=12, initializer_range=1.0, pad_token_id=None,
+    )  # fmt: skip
+    model = BertForPreTraining(shape).double()
+    before = copy.deepcopy(model.state_dict())
+    config = TrainingConfig(optimizer=kind, layer_decay=0.5, weight_decay=0.25)
+    optimizer = build_optimizer(model, config)
+    set_learning_rate(optimizer, 0.1)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    shares = {"bert.embeddings": 0.5**13, "bert.pooler": 1.0, "mlm_head": 1.0, "nsp_head": 1.0}
+    shares |= {f"bert.encoder.layers.{n}": 0.5 ** (12 - n) for n in range(12)}
+    seen = set()
+    for name, parameter in model.named_parameters():
+        if is_decayed(name, parameter):
+            (place,) = [part for part in shares if name.startswith(f"{part}.")]
+            seen.add(place)
+            # LAMB's step is as long as the tensor, whatever the decay that it comes from.
+            rate = shares[place] * (0.1 if kind == "lamb" else 0.1 * 0.25)
+            moved = (before[name] - parameter.detach()) / before[name]
+            torch.testing.assert_close(moved, torch.full_like(moved, rate), rtol=1e-7, atol=0)
+    assert seen == shares.keys()
+    described = describe_groups(optimizer)
+    assert sum(group["tensors"] for group in described.values()) == len(list(model.parameters()))
+    assert described["decay/embeddings"]["rate_scale"] == 0.5**13
+    assert described["no_decay/layer_11"]["rate_scale"] == 0.5
+
+
+@pytest.mark.errors
+def test_a_decay_over_layers_needs_layers():
+    with pytest.raises(ValueError, match="^layer_decay: expected the layers of an encoder, got"):
+        build_optimizer(nn.Linear(2, 2), TrainingConfig(layer_decay=0.9))
 
 
 @pytest.mark.errors

@@ -158,6 +158,14 @@ def test_what_is_wrong_in_itself_is_our_own_error(tmp_path, name, content):
         load_checkpoint(rewritten(tmp_path, name, content))
 
 
+def test_a_checkpoint_from_before_early_stopping_is_read(tmp_path):
+    (tmp_path / "good").mkdir()
+    state = {name: value for name, value in SCALARS["state"].items() if "best" not in name}
+    assert len(SCALARS["state"]) - len(state) == 3
+    path = rewritten(tmp_path, TRAINING, json.dumps(SCALARS | {"state": state}).encode())
+    assert load_checkpoint(path).state == TrainingState(step=1)
+
+
 def test_a_renamed_checkpoint_is_not_taken_for_another_step(tmp_path):
     path = save_checkpoint(tmp_path, TrainingState(step=1), IDENTITY, *trained())
     moved = shutil.move(path, tmp_path / "step-00000009")

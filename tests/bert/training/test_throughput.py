@@ -55,6 +55,18 @@ def test_a_classifier_of_tokens_is_counted_to_the_operation(kind):
     assert training_operations(SHAPE, LENGTHS, token_classes=2) == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("frozen", [0, 1, 3])
+@pytest.mark.parametrize("kind", [BertForSequenceClassification, BertForTokenClassification])
+def test_frozen_layers_are_counted_to_the_operation(kind, frozen):
+    model = kind(SHAPE, REFERENCE).train()
+    model.bert.freeze(frozen)
+    with FlopCounterMode(display=False) as counter:
+        model.logits(batch(), torch.tensor(3)).sum().backward()
+    head = "classes" if kind is BertForSequenceClassification else "token_classes"
+    counted = training_operations(SHAPE, LENGTHS, frozen_layers=frozen, **{head: 2})
+    assert counted == counter.get_total_flops()
+
+
 class Counted(ToyObjective):
     """A toy that claims a round number of operations."""
 
