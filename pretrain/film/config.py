@@ -11,7 +11,8 @@ class FilmConfig(Checked):
     """Show how a model came to be: what the snapshots of a pretraining run know, one by one.
 
     For each of them the loss on held-out text, by how frequent the token is in the training text,
-    and how far each weight matrix has moved. Leaves film.json and, with matplotlib, film.png.
+    how much of each attention head's look falls where that of a known type would, and how far each
+    weight matrix has moved. Leaves film.json and, with matplotlib, film.png.
 
     Raises:
         ValueError: a field is out of its range; the message names it.

@@ -36,15 +36,17 @@ def draw_film(film: Mapping[str, Any], picture: Path) -> None:
         return
     frames = film["frames"]
     names = list(frames[0]["drift"]["from_first"])
-    height = max(5.2, 1.6 + 0.15 * len(names))
+    height = max(8.4, 1.6 + 0.15 * len(names))
     figure: Any = Figure(figsize=(14, height), layout="constrained")
-    loss, first, previous = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+    panels = figure.subplot_mosaic("afp;bfp", width_ratios=(1.25, 1, 1))
+    loss, heads, first, previous = (panels[name] for name in "abfp")
     _draw_losses(loss, film["bands"], frames)
+    _draw_heads(heads, film["uniform_head"], frames)
     _draw_drift(figure, first, frames, "from_first", "Moved since the first snapshot")
     _draw_drift(figure, previous, frames, "from_previous", "Moved since the one before")
     first.set_yticks(range(len(names)), [short_name(name) for name in names], fontsize=7)
     previous.set_yticks([])
-    for axis in (loss, first, previous):
+    for axis in (loss, heads, first, previous):
         _number_steps(axis, [frame["step"] for frame in frames])
     figure.savefig(picture, dpi=150)
 
@@ -72,6 +74,27 @@ def _draw_losses(axis: Any, bands: Sequence[Mapping[str, Any]], frames: Sequence
     axis.plot(steps, mean, color="0.25", linewidth=2.2, label="all")
     axis.set(ylim=(0, None), ylabel="loss of a masked token, nats")
     axis.set_title("Loss by a token's share of the training text\n(dotted: by frequency alone)")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize="small")
+
+
+def _draw_heads(axis: Any, uniform: Mapping[str, float], frames: Sequence[Any]) -> None:
+    """Draw the best head's score for each type, and the level of a head that looks at all alike.
+
+    The legend names the layer and the head, from 0, that is the best in the end.
+    """
+    for index, (name, level) in enumerate(uniform.items()):
+        best = [max(map(max, frame["heads"][name])) for frame in frames]
+        layers = frames[-1]["heads"][name]
+        layer, head = next(
+            (layer, row.index(best[-1])) for layer, row in enumerate(layers) if best[-1] in row
+        )
+        color = f"C{index}"
+        label = f"{name.replace('_', ' ')}  (in the end {layer}.{head})"
+        axis.plot(range(len(frames)), best, "o-", color=color, markersize=3.5, label=label)
+        axis.axhline(level, color=color, linestyle=":", linewidth=1)
+    axis.set(ylim=(0, 1), ylabel="share of its attention")
+    axis.set_title("The best head of each type\n(dotted: one that looks at all tokens alike)")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize="small")
 

@@ -1,8 +1,10 @@
 """`bert pretrain film RUN --text FILE`: what each snapshot of a run knows, and how far it came.
 
 It leaves film.json, with the bands of frequency and a frame for each snapshot, and the same as a
-picture, film.png. Of a frame `loss` and `band_losses` are nats a token, and `drift` is each
-matrix's way (bert/internals/drift.py) from the first snapshot, the one before, and the last.
+picture, film.png. Of a frame `loss` and `band_losses` are nats a token; `heads` has the scores of
+all heads, layer by layer, by type (bert/internals/head_types.py), and `uniform_head` those of a
+head that looks at all tokens alike; `drift` is each matrix's way (bert/internals/drift.py) from
+the first snapshot, the one before, and the last.
 """
 
 import json
@@ -28,6 +30,7 @@ from bert.training.run_directory import refuse_file
 from pretrain.corpus import Corpus
 from pretrain.documents import describe_sources
 from pretrain.film.config import FilmConfig
+from pretrain.film.heads import described, score_heads, uniform
 from pretrain.film.losses import Bands, labels_of, mask_each_once, read_windows, token_losses
 from pretrain.film.picture import draw_film
 
@@ -71,13 +74,22 @@ def make_film(config: FilmConfig) -> dict[str, Any]:
     frames = []
     for step, model, moved in _walk(snapshots, matrices(last), config.device):
         losses = token_losses(model, batches)
-        frame = {"step": step, "loss": float(losses.mean()), "band_losses": bands.means(losses)}
-        say(f"step {step:,}: {frame['loss']:.3f} nats")
-        frames.append({**frame, "drift": moved})
+        loss, heads = float(losses.mean()), score_heads(model, windows, tokenizer)
+        say(f"step {step:,}: {loss:.3f} nats; {len(heads.found())} heads of a known type")
+        frames.append(
+            {
+                "step": step,
+                "loss": loss,
+                "band_losses": bands.means(losses),
+                "heads": described(heads),
+                "drift": moved,
+            }
+        )
     return {
         "run": str(config.run),
         "text": source,
         "max_length": longest,
+        "uniform_head": uniform(score_heads(last, windows, tokenizer)),
         "bands": [asdict(band) for band in bands.bands],
         "frames": frames,
     }

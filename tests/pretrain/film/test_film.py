@@ -9,10 +9,14 @@ import torch
 from bert import load_pretrained
 from bert.cli import main
 from bert.internals.drift import drift, matrices
+from bert.internals.head_types import head_scores
+from bert.packing import PackedBatch
 from bert.tokenization import Tokenizer
 from bert.training.config import TrainingConfig
 from pretrain.config import PretrainConfig
+from pretrain.film import heads
 from pretrain.film.config import FilmConfig
+from pretrain.film.heads import described, score_heads, uniform
 from pretrain.film.losses import mask_each_once, read_windows, token_losses
 from pretrain.film.picture import short_name
 from pretrain.film.run import make_film
@@ -77,6 +81,12 @@ def test_a_run_is_shown_from_its_first_step_to_its_last(trained, film_of, tmp_pa
     assert common["name"] == "1 % and more" and frames[0]["band_losses"][0] > 4
     assert (tmp_path / "film.png").exists() == bool(pytest.importorskip("matplotlib"))
 
+    levels = film["uniform_head"]
+    assert set(levels) == set(frames[0]["heads"]) >= {"next", "previous", "self", "separator"}
+    for name, layers in frames[0]["heads"].items():  # drawn small, heads look at all alike
+        assert layers == [[pytest.approx(levels[name], abs=0.02)] * 2]
+    assert frames[-1]["heads"] != frames[0]["heads"]
+
     first, last = frames[0]["drift"], frames[-1]["drift"]
     assert set(first["from_first"].values()) == set(first["from_previous"].values()) == {0.0}
     assert set(last["from_last"].values()) == {0.0}
@@ -102,6 +112,10 @@ def test_a_frames_loss_is_that_of_its_model(trained):
     losses = token_losses(load_pretrained(path), batches)
     assert film["frames"][5]["loss"] == pytest.approx(float(losses.mean()), abs=1e-9)
     assert film["max_length"] == 16
+    windows = read_windows(config.text, tokenizer, 16, 100)
+    model = load_pretrained(path)
+    expected = head_scores(model, PackedBatch.from_lists(windows), tokenizer.vocab)
+    assert film["frames"][5]["heads"]["next"] == expected.scores["next"].tolist()
 
 
 def test_sequences_are_no_longer_than_the_model_can_take(trained):
@@ -171,3 +185,24 @@ def test_a_run_that_was_given_its_data(trained, tmp_path):
         make_film(config)
     film = make_film(replace(config, data=tmp_path / "data"))
     assert len(film["frames"]) == 8 and torch.tensor(film["frames"][0]["loss"]).isfinite()
+
+
+def test_heads_are_looked_at_on_the_first_sequences(trained, monkeypatch):
+    monkeypatch.setattr(heads, "TOKENS", 20)
+    path = trained / "run" / "snapshots" / "step-00000064"
+    model, tokenizer = load_pretrained(path), Tokenizer.load(path)
+    windows = read_windows(trained / "held_out.txt", tokenizer, 9, 60)
+    few = score_heads(model, windows, tokenizer)
+    assert few.queries["self"] == 14  # two of 9 tokens, whose frames are no queries
+    assert score_heads(model, [windows[0] * 3], tokenizer).queries["self"] == 21
+    monkeypatch.setattr(heads, "TOKENS", 10_000)
+    assert score_heads(model, windows, tokenizer).queries["self"] == 60
+
+
+def test_a_type_that_no_query_could_show_is_left_out(trained):
+    path = trained / "run" / "snapshots" / "step-00000064"
+    model, tokenizer = load_pretrained(path), Tokenizer.load(path)
+    one = tokenizer.token_to_id("the") or 0
+    scores = score_heads(model, [[tokenizer.cls_id, one, tokenizer.sep_id]], tokenizer)
+    assert "repeated" not in described(scores) and "repeated" not in uniform(scores)
+    assert described(scores).keys() == uniform(scores).keys() >= {"self", "next"}
