@@ -1,7 +1,5 @@
 """How the dataclasses of commands refuse a value."""
 
-from pathlib import Path
-
 
 class Checked:
     """Gives a dataclass the one sentence in which it refuses a field."""
@@ -13,6 +11,4 @@ class Checked:
             ValueError: it isn't; the message names the field, what was expected and its value.
         """
         if not is_valid:
-            value = getattr(self, name)
-            shown = str(value) if isinstance(value, Path) else value
-            raise ValueError(f"{name}: expected {expected}, got {shown!r}")
+            raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")

@@ -19,17 +19,6 @@ HOW_TO_GET_ONE = (
     "words that was saved by transformers will do (nothing is downloaded)"
 )
 
-_TAKES = {"BertModel": "bert embed"} | dict.fromkeys(
-    (
-        "BertForSequenceClassification",
-        "BertForTokenClassification",
-        "BertForMultipleChoice",
-        "BertForQuestionAnswering",
-    ),
-    "bert predict",
-)
-"""The command for a model that has no head for masked words."""
-
 
 @dataclass(frozen=True)
 class FillMask:
@@ -123,34 +112,11 @@ def load(directory: Path, device: str = "auto") -> "tuple[BertForMaskedLM, Token
     Raises:
         ValueError: there is none, it has no head for masked words, or they don't fit together.
     """
-    from bert.checkpoint import load_pretrained, model_directory
-    from bert.config import read_json
     from bert.pretraining import BertForMaskedLM
-    from bert.tokenization import Tokenizer
     from bert.training.config import TrainingConfig
-    from bert.training.hardware import choose_hardware
+    from bert.with_tokenizer import load_with_tokenizer
 
-    directory = model_directory(directory)
-    chosen = choose_hardware(TrainingConfig(device=device))
-    try:
-        model = load_pretrained(directory, BertForMaskedLM, kernels=chosen.kernels)
-    except ValueError as error:
-        named = read_json(directory / "config.json").get("architectures")
-        takes = _TAKES.get(named[0]) if isinstance(named, list) and named else None
-        if takes is None:
-            raise
-        raise ValueError(
-            f"model: expected one for masked words, got {directory}, a {named[0]}; {takes} "
-            "takes it"
-        ) from error
-    model = model.to(chosen.device)
-    tokenizer = Tokenizer.load(directory)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"{directory}: expected a tokenizer of at most the model's {model.config.vocab_size} "
-            f"tokens (vocab_size), got {tokenizer.vocab_size}"
-        )
-    return model, tokenizer
+    return load_with_tokenizer(directory, BertForMaskedLM, TrainingConfig(device=device))
 
 
 def run(command: FillMask) -> int:

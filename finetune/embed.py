@@ -78,7 +78,7 @@ class EmbedConfig(Checked):
 
 
 def run(config: EmbedConfig) -> int:
-    """Embed the standard input; return the exit code: 1 where rows had errors."""
+    """Embed the standard input; return the exit code, 0 even where rows had errors."""
     from finetune.sentence_encoder import SentenceEncoder
 
     if config.out is not None and config.out.exists() and not config.overwrite:
@@ -92,13 +92,14 @@ def run(config: EmbedConfig) -> int:
         device=config.device,
         threads=config.threads,
     )
-    return int(embed(encoder, sys.stdin.buffer, config) > 0)
+    embed(encoder, sys.stdin.buffer, config)
+    return 0
 
 
 def embed(
     encoder: "SentenceEncoder", source: Source, config: EmbedConfig, messages: Sink | None = None
-) -> int:
-    """Write a vector for each line of `source`; return how many had errors.
+) -> None:
+    """Write a vector for each line of `source`.
 
     Args:
         encoder: makes the vectors.
@@ -120,7 +121,6 @@ def embed(
                 if row.error is not None:
                     print(f"row {row.number}: {row.error}", file=messages)
     print(summary(rows, errors, report, encoder.full, encoder.max_length), file=messages)
-    return errors
 
 
 def _text(row: str | dict[str, Any]) -> str:

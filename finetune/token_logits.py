@@ -5,7 +5,8 @@ import torch
 from jaxtyping import Float
 
 from bert.finetuning import BertForQuestionAnswering, BertForTokenClassification
-from finetune.batches import EVALUATION_TOKENS, TokenRows
+from finetune.batches import TokenRows
+from finetune.predictor import EVALUATION_TOKENS
 from finetune.sequences import at_least_float32
 
 

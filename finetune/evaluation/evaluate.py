@@ -1,26 +1,25 @@
-"""`bert finetune evaluate MODEL --file FILE --out DIR`: test a saved model on a file of its task.
+"""`bert finetune evaluate MODEL --file FILE --out DIR`: test a saved classifier on any file.
 
 The file may come from elsewhere than what the model was trained on, as long as it has the same
-classes, or types of entities. Each noise at each rate is a test of the same rows with faults in
-them (noise.py), and what is lost is told with the interval of a paired bootstrap.
+classes. Each noise at each rate is a test of the same rows with faults in them (noise.py), and
+what is lost is told with the interval of a paired bootstrap.
 """
-
-from typing import Any
 
 from bert.command import command_line
 from bert.text import TextReport, odd_things
 from bert.training.progress import say
 from bert.training.run_directory import refuse_file
-from finetune import tasks
 from finetune.batches import TokenRows
+from finetune.data import LabelledRows, read_rows
 from finetune.evaluation.config import EvaluateConfig
-from finetune.evaluation.evidence import Evidence
 from finetune.evaluation.noise import Spoiled, Spoiler
-from finetune.evaluation.records import EVALUATION
+from finetune.evaluation.predictions import EVALUATION, Predictions
 from finetune.evaluation.report import Report, write_evaluation
 from finetune.evaluation.resampling import differences
-from finetune.metrics import Scores, require_scikit_learn
+from finetune.metrics import require_scikit_learn
 from finetune.predictor import Predictor
+from finetune.sequences import predict_logits, refuse_one_segment
+from finetune.tasks.classification import Classification
 
 
 def run(config: EvaluateConfig) -> int:
@@ -34,9 +33,9 @@ def evaluate(config: EvaluateConfig) -> Report:
     """Test the model, and leave in `config.out` what report.py says.
 
     Raises:
-        ValueError: a row or a label can't be, the task has no such test, or `config.out` has
+        ValueError: the model isn't a classifier, a row or a label can't be, or `config.out` has
             something else in it.
-        ModuleNotFoundError: what the report draws on is missing; the message names the extra.
+        ModuleNotFoundError: scikit-learn is missing; the message names the extra.
         OSError: something could not be read or written.
     """
     require_scikit_learn()
@@ -48,63 +47,60 @@ def evaluate(config: EvaluateConfig) -> Report:
         device=config.device,
         threads=config.threads,
     )
-    task = predictor.task
-    task.require_libraries()
-    if config.noise and not task.takes_noise:
-        raise ValueError(
-            f"noise: expected none for {tasks.name_of(task)}, only for texts that have labels as "
-            f"a whole, got {', '.join(config.noise)}"
-        )
-    rows, scores, clean = _test(predictor, config)
+    if not isinstance(predictor.task, Classification):
+        name = type(predictor.task).__name__
+        raise ValueError(f"model: expected a classifier, got a model for {name}")
+    rows, clean = _predict(predictor, config)
     say(f"{rows}")
     for line in odd_things(vars(predictor.tokenizer.report)):
         say(line)
     about = {
         "command": command_line("bert finetune evaluate", config, ("model",)),
         "model": str(config.model),
-        "task": tasks.name_of(task),
         "max_length": predictor.max_length,
         **rows.describe(),
     }
     spoiled = [
-        _spoil(predictor, config, Spoiler(noise, rate, config.seed), rows.tokens, clean)
+        _spoil(predictor, config, Spoiler(noise, rate, config.seed), rows, clean)
         for noise in config.noise
         for rate in config.noise_rates
     ]
-    return write_evaluation(config.out, scores, clean, task.texts(rows), about, spoiled)
+    return write_evaluation(config.out, clean, rows.table.rows(TextReport()), about, spoiled)
 
 
-def _test(
+def _predict(
     predictor: Predictor, config: EvaluateConfig, spoiler: Spoiler | None = None
-) -> tuple[Any, Scores, Evidence]:
-    """Read the rows, with noise in them or without, and have the task score its answers."""
-    task = predictor.task
-    predictor.tokenizer.report = TextReport()
-    rows = task.read_again(config.file, config.columns, predictor, spoiler)
+) -> tuple[LabelledRows, Predictions]:
+    """Read the rows, with noise in them or without, and predict their classes."""
+    names = tuple(predictor.model.config.id2label.values())
+    rows = read_rows(
+        config.file,
+        config.columns,
+        predictor.tokenizer,
+        predictor.max_length,
+        names,
+        change=spoiler,
+    )
+    refuse_one_segment(predictor.model.config, rows)
     with predictor.hardware.autocast():
-        scores = task.evaluate(predictor.model, rows, predictor.batch_tokens)
-    evidence = task.evidence(rows, scores)
-    if evidence is None:
-        raise ValueError(
-            f"model: expected a task that tells its answers, got {tasks.name_of(task)}"
-        )
-    return rows, scores, evidence
+        logits = predict_logits(predictor.model, rows.tokens, predictor.batch_tokens)
+    return rows, Predictions(names, rows.labels, logits)
 
 
 def _spoil(
     predictor: Predictor,
     config: EvaluateConfig,
     spoiler: Spoiler,
-    tokens: TokenRows,
-    clean: Evidence,
+    rows: LabelledRows,
+    clean: Predictions,
 ) -> Spoiled:
     """Test the rows with noise in them, and hold the scores against those of the clean ones."""
-    rows, _, evidence = _test(predictor, config, spoiler)
+    spoiled, predictions = _predict(predictor, config, spoiler)
     return Spoiled(
         spoiler.noise,
         spoiler.rate,
-        _share_changed(tokens, rows.tokens),
-        differences(clean, evidence),
+        _share_changed(rows.tokens, spoiled.tokens),
+        differences(clean, predictions),
     )
 
 
@@ -127,7 +123,4 @@ def _refuse_used_directory(config: EvaluateConfig) -> None:
     if not (out / EVALUATION).exists():
         raise ValueError(f"out: expected a new directory, got {out}, which has other files in it")
     if not config.overwrite:
-        raise ValueError(
-            f"out: expected a new directory, got {out}, which has a report in it; "
-            "--overwrite replaces it"
-        )
+        raise ValueError(f"out: expected a new directory, or overwrite, got {out}, with a report")
