@@ -6,7 +6,9 @@ tag, or that the probe has learnt the words by heart. So it is asked a second qu
 Liang 2019, section 2): each word type gets a tag at random, which no state can know of but by
 knowing the word. The accuracy on the tags, less that on these, is the probe's selectivity.
 
-A word's state is that of its first piece.
+A word's state is that of its first piece. Where one tag is far commoner than all others, as O is
+among entities, both accuracies lie near its share and the selectivity near 0: probe the words of
+the other tags alone.
 """
 
 import random
@@ -247,17 +249,29 @@ def draw_probes(probing: Probing, picture: Path, title: str = "Probes by layer")
         ModuleNotFoundError: matplotlib is not installed (extra report).
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     figure: Any = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
     layers = [probe.layer for probe in probing.probes]
-    right = [probe.accuracy for probe in probing.probes]
-    control = [probe.control for probe in probing.probes]
-    axis.fill_between(layers, control, right, color="#2f6db3", alpha=0.12, linewidth=0)
+    right = np.array([probe.accuracy for probe in probing.probes])
+    control = np.array([probe.control for probe in probing.probes])
+    for color, where in (("#2f6db3", right >= control), ("#c0392b", right <= control)):
+        axis.fill_between(
+            layers,
+            control,
+            right,
+            where=where,
+            interpolate=True,
+            color=color,
+            alpha=0.12,
+            linewidth=0,
+        )
     axis.plot(layers, right, "o-", color="#2f6db3", label="tags")
     axis.plot(layers, control, "o-", color="#c0392b", label="control: a random tag a word type")
     axis.axhline(probing.majority, color="0.5", linestyle=":", label="the commonest tag")
     axis.set(title=title, xlabel="layer (0: embeddings)", ylabel="words right", xticks=layers)
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     figure.savefig(picture, dpi=150)

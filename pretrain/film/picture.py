@@ -93,7 +93,7 @@ def _draw_heads(axis: Any, uniform: Mapping[str, float], frames: Sequence[Any]) 
         label = f"{name.replace('_', ' ')}  (in the end {layer}.{head})"
         axis.plot(range(len(frames)), best, "o-", color=color, markersize=3.5, label=label)
         axis.axhline(level, color=color, linestyle=":", linewidth=1)
-    axis.set(ylim=(0, 1), ylabel="share of its attention")
+    axis.set(ylim=(0, None), ylabel="share of its attention")
     axis.set_title("The best head of each type\n(dotted: one that looks at all tokens alike)")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize="small")
@@ -104,10 +104,10 @@ def _draw_drift(figure: Any, axis: Any, frames: Sequence[Any], since: str, title
     columns = [frame["drift"][since].values() for frame in frames]
     cells = [[float("nan") if x is None else x for x in row] for row in zip(*columns, strict=True)]
     shades = axis.imshow(cells, aspect="auto", cmap="magma_r", vmin=0, interpolation="nearest")
-    axis.set_title(f"{title}\n‖Δw‖ / ‖w‖")
+    axis.set_title(title)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    bar = figure.colorbar(shades, ax=axis, shrink=0.6)
+    bar = figure.colorbar(shades, ax=axis, shrink=0.6, label="‖Δw‖ / ‖w‖")
     bar.outline.set_visible(False)
 
 
