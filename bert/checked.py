@@ -1,5 +1,7 @@
 """How the dataclasses of commands refuse a value."""
 
+from pathlib import Path
+
 
 class Checked:
     """Gives a dataclass the one sentence in which it refuses a field."""
@@ -11,4 +13,6 @@ class Checked:
             ValueError: it isn't; the message names the field, what was expected and its value.
         """
         if not is_valid:
-            raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            shown = str(value) if isinstance(value, Path) else value
+            raise ValueError(f"{name}: expected {expected}, got {shown!r}")

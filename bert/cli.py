@@ -4,10 +4,11 @@ Each command is a dataclass (its options) and a function that takes one; the tab
 where they are. Only the command in use is imported, and the modules of the dataclasses import
 no torch, so that `--help` answers at once.
 
-Exit codes: 0, done; 1, done, with a negative answer (`bert doctor`, `bert parity`); 2, a mistake
-of the user, told in one line; 130, Ctrl-C. A ValueError or OSError counts as a mistake of the
-user. Anything else is ours, and keeps its traceback; under `python -X dev` these two do as well.
-Of the processes that torchrun starts, the first tells what is wrong for all of them.
+Exit codes: 0, done; 1, done, with a negative answer (`bert doctor`, `bert parity`) or with rows
+that had errors (`bert predict`, `embed`, `fill-mask`); 2, a mistake of the user, told in one line;
+130, Ctrl-C. A ValueError or OSError counts as a mistake of the user. Anything else is ours, and
+keeps its traceback; under `python -X dev` these two do as well. Of the processes that torchrun
+starts, the first tells what is wrong for all of them.
 """
 
 import dataclasses
@@ -64,7 +65,7 @@ COMMANDS: dict[str, Command] = {
     "finetune evaluate": Command(
         "finetune.evaluation.config:EvaluateConfig",
         "finetune.evaluation.evaluate:run",
-        "test a fine-tuned classifier on a file, with noise too",
+        "test a fine-tuned model on a file, with noise too",
         ("model",),
     ),
     "finetune compare": Command(
@@ -271,17 +272,25 @@ def _explain(event: Any, options: Sequence[Option], argv: Sequence[str]) -> str 
     if kind == "UnrecognizedArgs":
         return f"expected no further argument, got {unknown[0]!r}; quote a text that has spaces"
     if kind == "MissingArgs":
-        option = _option_of(event.missing_arguments[0].arg, options)
-        return f"{option.flag}: expected {option.expected}, got nothing"
+        first, *others = [_option_of(each.arg, options) for each in event.missing_arguments]
+        more = f"; missing too: {', '.join(option.shown for option in others)}" if others else ""
+        return _got_nothing(first) + more
     if kind == "InstantiationFailure" and event.argument is None:
         return _as_typed(str(event.message), options)
     if kind in ("BadValue", "InvalidChoice", "InstantiationFailure"):
         option = _option_of(event.argument, options)
         given = getattr(event, "value", None) or _given(option, argv)
         hint = suggest(given, event.choices) if kind == "InvalidChoice" else ""
-        got = repr(given) if given else "nothing"
-        return f"{option.flag}: expected {option.expected}, got {got}{hint}"
+        if not given:
+            return _got_nothing(option)
+        return f"{option.flag}: expected {option.expected}, got {given!r}{hint}"
     return None
+
+
+def _got_nothing(option: Option) -> str:
+    """Say that an option is missing, or its value, and how it is typed."""
+    typed = option.expected if option.positional else option.shown
+    return f"{option.flag}: expected {typed}, got nothing"
 
 
 def _option_of(argument: Any, options: Sequence[Option]) -> Option:

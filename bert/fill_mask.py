@@ -19,6 +19,17 @@ HOW_TO_GET_ONE = (
     "words that was saved by transformers will do (nothing is downloaded)"
 )
 
+_TAKES = {"BertModel": "bert embed"} | dict.fromkeys(
+    (
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertForMultipleChoice",
+        "BertForQuestionAnswering",
+    ),
+    "bert predict",
+)
+"""The command for a model that has no head for masked words."""
+
 
 @dataclass(frozen=True)
 class FillMask:
@@ -112,11 +123,24 @@ def load(directory: Path, device: str = "auto") -> "tuple[BertForMaskedLM, Token
     Raises:
         ValueError: there is none, it has no head for masked words, or they don't fit together.
     """
+    from bert.checkpoint import model_directory
+    from bert.config import read_json
     from bert.pretraining import BertForMaskedLM
     from bert.training.config import TrainingConfig
     from bert.with_tokenizer import load_with_tokenizer
 
-    return load_with_tokenizer(directory, BertForMaskedLM, TrainingConfig(device=device))
+    directory = model_directory(directory)
+    try:
+        return load_with_tokenizer(directory, BertForMaskedLM, TrainingConfig(device=device))
+    except ValueError as error:
+        named = read_json(directory / "config.json").get("architectures")
+        takes = _TAKES.get(named[0]) if isinstance(named, list) and named else None
+        if takes is None:
+            raise
+        raise ValueError(
+            f"model: expected one for masked words, got {directory}, a {named[0]}; {takes} "
+            "takes it"
+        ) from error
 
 
 def run(command: FillMask) -> int:

@@ -12,6 +12,9 @@ from jaxtyping import Int32, Int64, UInt8
 from bert.packing import PackedBatch
 from kernels import PackedSequences
 
+EVALUATION_TOKENS = 2048
+"""Tokens of a batch that is only looked at. On a CPU more are no faster, and take more memory."""
+
 
 @runtime_checkable
 class Encoded(Protocol):

@@ -87,7 +87,7 @@ class BestWeights:
             pass
         raise ValueError(
             f"{self.path}: expected what this run wrote, got a damaged file; "
-            "train anew (resume none, overwrite)"
+            "train anew (--resume none --overwrite)"
         )
 
 

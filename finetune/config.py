@@ -55,7 +55,7 @@ class FinetuneConfig(Checked):
     model: str
     """Directory of a pretrained model; or a preset (tiny … large) or a config.json, to draw."""
     train_file: Path
-    """Labelled rows to learn from: .tsv, .csv or .jsonl, packed as .xz or .gz or not."""
+    """Labelled rows to learn from, in a file as the task takes it, packed as .xz or .gz or not."""
     out: Path
     """Directory of the run: configuration, log, checkpoints, reports, and the model."""
     validation_file: Path | None = None
@@ -65,8 +65,10 @@ class FinetuneConfig(Checked):
     train_rows: int | None = None
     """Learn from this many rows of the train file, its first ones; None: from all."""
     task: str = "classification"
-    """What to learn: a file of finetune/tasks, such as classification (a class of each text or
-    pair of texts)."""
+    """What to learn, a file of finetune/tasks: classification, a class of each text or pair of
+    texts; multi-label, several; regression, a number; multiple-choice, which of some texts: all
+    from .tsv, .csv or .jsonl. token-classification, entities: CoNLL's columns, or .jsonl with
+    lists of words and tags. question-answering, the part of a text that answers: SQuAD's .json."""
     options: tuple[str, ...] = ()
     """Options of the task, NAME=VALUE; what is none of them is refused with a list of them."""
     tokenizer: Path | None = None

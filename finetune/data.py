@@ -17,7 +17,7 @@ from bert.tokenization import Tokenizer
 from finetune.batches import Encoded, TokenRows
 from finetune.config import Columns
 from finetune.labels import class_of, name_classes, read_class
-from finetune.tables import Row, Table
+from finetune.tables import USUAL_NAMES, Row, Table
 
 # Rows tokenized at once: enough for the library's threads, and next to no memory.
 CHUNK = 1024
@@ -173,6 +173,7 @@ def read_texts(
     read_label: Callable[[Any, str], Any],
     limit: int | None = None,
     change: Callable[[Row], Row] | None = None,
+    label_names: Sequence[str] = USUAL_NAMES["label"],
 ) -> tuple[Table, TokenRows, list[Any]]:
     """Read a file and tokenize its texts, which are not kept.
 
@@ -184,6 +185,7 @@ def read_texts(
         read_label: see `Table.rows`.
         limit: rows to read, from the first; None: all.
         change: what each row goes through before it is tokenized; None: nothing.
+        label_names: the usual names of the label's column.
 
     Returns:
         The file, its tokens, and its labels as `read_label` made them.
@@ -192,7 +194,7 @@ def read_texts(
         ValueError: a row or a label that can't be; the message names the file, line and column.
             Fewer rows than `limit`.
     """
-    table = Table.open(path, columns)
+    table = Table.open(path, columns, label_names)
     labels: list[Any] = []
 
     def encodings() -> Iterator[Encoded]:

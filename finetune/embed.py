@@ -78,7 +78,7 @@ class EmbedConfig(Checked):
 
 
 def run(config: EmbedConfig) -> int:
-    """Embed the standard input; return the exit code, 0 even where rows had errors."""
+    """Embed the standard input; return the exit code: 1 where rows had errors."""
     from finetune.sentence_encoder import SentenceEncoder
 
     if config.out is not None and config.out.exists() and not config.overwrite:
@@ -92,14 +92,13 @@ def run(config: EmbedConfig) -> int:
         device=config.device,
         threads=config.threads,
     )
-    embed(encoder, sys.stdin.buffer, config)
-    return 0
+    return int(embed(encoder, sys.stdin.buffer, config) > 0)
 
 
 def embed(
     encoder: "SentenceEncoder", source: Source, config: EmbedConfig, messages: Sink | None = None
-) -> None:
-    """Write a vector for each line of `source`.
+) -> int:
+    """Write a vector for each line of `source`; return how many had errors.
 
     Args:
         encoder: makes the vectors.
@@ -121,6 +120,7 @@ def embed(
                 if row.error is not None:
                     print(f"row {row.number}: {row.error}", file=messages)
     print(summary(rows, errors, report, encoder.full, encoder.max_length), file=messages)
+    return errors
 
 
 def _text(row: str | dict[str, Any]) -> str:

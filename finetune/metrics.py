@@ -1,9 +1,9 @@
 """How good predictions are: scikit-learn's numbers, as values and as a text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -12,6 +12,24 @@ ONE_CLASS = (
     "\nHint: all {rows} predictions are {name!r}: nothing was learned that tells the classes "
     "apart. More steps, another learning rate or more rows may help.\n"
 )
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """What an evaluation found."""
+
+    @property
+    def text(self) -> str:
+        """A report to print."""
+        ...
+
+    def summary(self) -> dict[str, float]:
+        """Return the numbers to log; the task's metrics are among them."""
+        ...
+
+    def as_json(self) -> Mapping[str, Any]:
+        """Return all numbers."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -87,9 +105,16 @@ def cross_entropy(
     logits: Float[np.ndarray, "rows labels"], labels: Int64[np.ndarray, " rows"]
 ) -> float:
     """Return the mean of −log softmax(logits)[label], computed in float64."""
+    return float(cross_entropies(logits, labels).mean())
+
+
+def cross_entropies(
+    logits: Float[np.ndarray, "rows labels"], labels: Int64[np.ndarray, " rows"]
+) -> Float[np.ndarray, " rows"]:
+    """Return −log softmax(logits)[label] of each row, in float64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     log_total = np.log(np.exp(shifted).sum(-1))
-    return float((log_total - shifted[np.arange(len(labels)), labels]).mean())
+    return log_total - shifted[np.arange(len(labels)), labels]
 
 
 def confusion_table(confusion: Int64[np.ndarray, "true predicted"], names: Sequence[str]) -> str:

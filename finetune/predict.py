@@ -40,6 +40,20 @@ WINDOW_BYTES = 4 * 2**20
 class PredictConfig:
     """Answer the rows on the standard input, by the model's task; write a JSON object for each.
 
+    A line is a text, or where the task has several, texts with TABs between: both texts of a
+    pair; a question and its context; a premise and its choices.
+
+    The object has the row's number, and: of classification, the label and the probabilities of
+    all; of multi-label, labels and probabilities; of regression, a score; of multiple-choice, the
+    choice (a number, from 0), its text and the probabilities; of token-classification, entities,
+    each with type, text, score, and start and end, in characters of a text, or in words of a
+    list; of question-answering, the answer, its score, and start and end, in characters of the
+    context, which are null where there is no answer, and null_odds, by how much no answer exceeds
+    the best one in logits, where the model may give none. An end is the place after the last.
+
+    The exit code is 0; 1 where rows had errors, unless --on-bad-row skip asked to pass over them,
+    which are counted on the standard error all the same; and 2 where they are the end.
+
     Raises:
         ValueError: a field is out of its range; the message names it.
     """
@@ -111,7 +125,7 @@ class PredictCounts:
 
 
 def run(config: PredictConfig) -> int:
-    """Answer the standard input; return the exit code, 0 even where rows had errors."""
+    """Answer the standard input; return the exit code: 1 where rows had errors that count."""
     from finetune.predictor import Predictor
 
     predictor = Predictor.load(
@@ -121,8 +135,8 @@ def run(config: PredictConfig) -> int:
         device=config.device,
         threads=config.threads,
     )
-    predict(predictor, sys.stdin.buffer, sys.stdout, config)
-    return 0
+    counts = predict(predictor, sys.stdin.buffer, sys.stdout, config)
+    return int(counts.errors > 0 and config.on_bad_row != "skip")
 
 
 def predict(

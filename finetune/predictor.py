@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 import torch
 
 from bert.checkpoint import load_with_report, model_directory
+from bert.config import read_json
 from bert.tokenization import Tokenizer
 from bert.training.config import TrainingConfig
 from bert.training.hardware import Hardware, choose_hardware
 from finetune import tasks
+from finetune.batches import EVALUATION_TOKENS
 from finetune.task import Answer, Task
-
-EVALUATION_TOKENS = 2048
-"""Tokens of a batch that is only looked at. On a CPU more are no faster, and take more memory."""
 
 
 class Predictor:
@@ -85,10 +84,19 @@ class Predictor:
         model, report = load_with_report(directory, task.model_class, kernels=hardware.kernels)
         drawn = [*report.missing, *report.mismatched]
         if drawn:
-            raise ValueError(f"{directory}: expected a trained head, got no {drawn[0]} for one")
+            raise ValueError(f"{directory}: expected a fine-tuned model, got {_named(directory)}")
         tokenizer = Tokenizer.load(directory)
         return Predictor(task, model, tokenizer, hardware, max_length, batch_tokens)
 
     def answer(self, examples: Sequence[Any]) -> list[Answer]:
         """Answer rows, as the task's `parse` reads them, in their order."""
         return self.task.answer(self, examples)
+
+
+def _named(directory: Path) -> str:
+    """Say what a model without a trained head is, and what takes it."""
+    architectures = read_json(directory / "config.json").get("architectures") or ["BertModel"]
+    takes = "bert embed takes it as it is"
+    if architectures[0] in ("BertForPreTraining", "BertForMaskedLM"):
+        takes = "bert fill-mask and bert embed take it as it is"
+    return f"a {architectures[0]} without a trained head; bert finetune trains one, and {takes}"

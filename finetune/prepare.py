@@ -152,7 +152,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
         rows,
         {purpose: values.describe() for purpose, values in rows.items()},
         batches,
-        replace(task.head(encoder, train), **tasks.state(config.task, task)),
+        replace(task.head(encoder, train), **tasks.state(config.task, task, task.facts(train))),
     )
 
 

@@ -8,14 +8,14 @@ OUT/
     best.safetensors    the weights of the best evaluation, if there is a validation file
     metrics.json        all numbers of the report
     report.txt          the report
-    validation/ test/   of a classifier: its predictions, its mistakes, pictures; see
-                        evaluation/report.py
+    validation/ test/   the answers, the worst mistakes, pictures; see evaluation/report.py
     model/              the fine-tuned model with its tokenizer and card, for us and
                         transformers
 """
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from bert.training.loop import train
 from bert.training.pictures import draw_statistics
 from bert.training.progress import say
 from bert.training.result import TrainingResult
-from bert.training.run_directory import refuse_file
+from bert.training.run_directory import RunDirectory, refuse_file
 from bert.training.trackers import require_trackers
 from finetune.best import BestWeights
 from finetune.card import model_card
@@ -43,6 +43,12 @@ from finetune.prepare import Prepared, prepare
 from finetune.task import Scores
 from finetune.tasks import configured
 from finetune.whole_file import whole_file
+
+MADE = (
+    "statistics.png", "best.safetensors", "metrics.json", "report.txt", "validation", "test",
+    "model",
+)  # fmt: skip
+"""What a run leaves besides what the loop keeps; a run that replaces it deletes it."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
         say(line)
     model = prepared.build_model(hardware)
     identity = prepared.identity(model)
+    if world.is_first and config.overwrite and _is_fresh(config):
+        _delete_made(config.out)
     best = BestWeights(
         config.out / "best.safetensors", _hash(identity), is_fresh=config.resume == "none"
     )
@@ -170,6 +178,23 @@ def dry_run(config: FinetuneConfig) -> str:
             *guess.describe(prepared.config.training, hardware),
         ]
     )
+
+
+def _is_fresh(config: FinetuneConfig) -> bool:
+    """Say whether a run begins anew, and goes on with none that is in its directory."""
+    if config.resume in ("auto", "none"):
+        return config.resume == "none"
+    return Path(config.resume).resolve().parent != (config.out / "checkpoints").resolve()
+
+
+def _delete_made(out: Path) -> None:
+    """Delete what an earlier run has made of its weights, unless a process trains there."""
+    with RunDirectory(out) as directory:
+        for path in (directory.path / name for name in MADE):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _describe_run(prepared: Prepared) -> None:

@@ -15,8 +15,7 @@ from bert.sentence_layout import SentenceLayout
 from bert.tokenization import Tokenizer
 from bert.training.config import TrainingConfig
 from bert.training.hardware import Hardware, choose_hardware
-from finetune.batches import TokenRows
-from finetune.predictor import EVALUATION_TOKENS
+from finetune.batches import EVALUATION_TOKENS, TokenRows
 
 
 class SentenceEncoder:

@@ -5,7 +5,7 @@ the loss, and in what it says of the logits.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,25 @@ from torch import Tensor
 from bert.attention_entropy import attention_entropy
 from bert.config import BertConfig
 from bert.finetuning import BertForMultipleChoice, BertForSequenceClassification
+from bert.text import TextReport
 from bert.training.objective import Objective
 from bert.training.throughput import training_operations
-from finetune.batches import ShuffledBatches, TokenRows
+from finetune.batches import EVALUATION_TOKENS, ShuffledBatches, TokenRows
 from finetune.config import FinetuneConfig
 from finetune.data import LabelledBatch, LabelledRows, check_trainable
-from finetune.predictor import EVALUATION_TOKENS, Predictor
+from finetune.predictor import Predictor
 from finetune.tables import USUAL_NAMES
 from finetune.task import Answer, Task
 
 DIGITS = 6
 """Of a number that is printed of a row."""
+
+_OF_OTHER_KIND = (
+    "expected a pair of texts, as the model learned from, got one; a TAB parts them, and in JSON "
+    "they are text_a and text_b",
+    "expected a single text, as the model learned from, got a pair",
+)
+"""What is said of a single text, and of a pair."""
 
 Pair = tuple[str, str | None]
 """A text and None, or a pair of texts."""
@@ -40,6 +48,7 @@ class SequenceTask(Task[LabelledRows, Pair]):
 
     model_class = BertForSequenceClassification
     pipeline = "text-classification"
+    takes_noise = True
 
     @abstractmethod
     def answers(
@@ -50,6 +59,19 @@ class SequenceTask(Task[LabelledRows, Pair]):
     def batches(self, train: LabelledRows, config: FinetuneConfig) -> ShuffledBatches:
         """Return micro-batches of `batch_size` rows."""
         return ShuffledBatches(train, config.batch_size, config.seed)
+
+    def facts(self, train: LabelledRows) -> dict[str, Any]:
+        """Keep whether the rows are pairs."""
+        return {"is_pair": train.table.is_pair}
+
+    def texts(self, rows: LabelledRows) -> Iterator[dict[str, Any]]:
+        """Yield each row's line and its texts."""
+        for row in rows.table.rows(TextReport(), lambda value, place: value):
+            yield {
+                "line": row.line,
+                "text_a": row.text_a,
+                **({} if row.text_b is None else {"text_b": row.text_b}),
+            }
 
     def parse(self, line: str | dict[str, Any]) -> Pair:
         """Read a text, or a pair: with a TAB between them, or by the usual names of columns."""
@@ -64,6 +86,9 @@ class SequenceTask(Task[LabelledRows, Pair]):
             if is_pair and chosen and config.type_vocab_size < 2:
                 for i in chosen:
                     answers[i] = "expected a single text: the model has one segment type"
+            elif chosen and learned_pairs(config) is (not is_pair):
+                for i in chosen:
+                    answers[i] = _OF_OTHER_KIND[is_pair]
             elif chosen:
                 logits = _logits(predictor, [examples[i] for i in chosen], is_pair)
                 said = self.answers(np.nan_to_num(logits, posinf=0, neginf=0), config)
@@ -139,6 +164,28 @@ def refuse_other_kind(path: Path, rows: LabelledRows, train: LabelledRows) -> No
         raise ValueError(
             f"{path}: expected {kinds[train.table.is_pair]}, like {train.table.path}, "
             f"got {kinds[rows.table.is_pair]}"
+        )
+
+
+def learned_pairs(model: BertConfig) -> bool | None:
+    """Return whether a model learned from pairs of texts; None: it doesn't say."""
+    stored: Any = (model.task_specific_params or {}).get(model.finetuning_task or "")
+    known = stored.get("is_pair") if isinstance(stored, dict) else None
+    return known if isinstance(known, bool) else None
+
+
+def check_kind(model: BertConfig, rows: LabelledRows) -> None:
+    """Refuse rows of another kind than a saved model learned from: pairs, or single texts.
+
+    Raises:
+        ValueError: the message names the file; or the model has one segment type.
+    """
+    refuse_one_segment(model, rows)
+    if learned_pairs(model) is (not rows.table.is_pair):
+        kinds = ("single texts", "pairs of texts")
+        raise ValueError(
+            f"{rows.table.path}: expected {kinds[not rows.table.is_pair]}, as the model learned "
+            f"from, got {kinds[rows.table.is_pair]}"
         )
 
 

@@ -29,6 +29,14 @@ USUAL_NAMES = {
     "label": ("label", "labels", "class", "target", "gold_label"),
 }
 
+_OF_OTHER_TASKS = {
+    ".json": "; a .json of SQuAD's is for --task question-answering",
+    **dict.fromkeys(
+        (".conll", ".iob2", ".iob", ".bio"),
+        "; tagged words, a line each, are for --task token-classification",
+    ),
+}
+"""What to say of a file that isn't one of rows, by the end of its name."""
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
@@ -57,15 +65,17 @@ class Table:
     names: tuple[str, ...]
 
     @staticmethod
-    def open(path: Path, columns: Columns) -> "Table":
-        """Find the columns of a file.
+    def open(
+        path: Path, columns: Columns, label_names: Sequence[str] = USUAL_NAMES["label"]
+    ) -> "Table":
+        """Find the columns of a file; `label_names` are the usual ones of the label's.
 
         Raises:
             ValueError: the file can't be read, or has not the columns.
         """
         for _, record in records(path, TextReport()):
             names = tuple(record)
-            return Table(path, _find_columns(path, names, columns), names)
+            return Table(path, _find_columns(path, names, columns, label_names), names)
         raise ValueError(f"{path}: expected rows, got none")
 
     @property
@@ -108,11 +118,13 @@ class Table:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _find_columns(path: Path, names: Sequence[str], asked: Columns) -> Columns:
+def _find_columns(
+    path: Path, names: Sequence[str], asked: Columns, label_names: Sequence[str]
+) -> Columns:
     """Complete the mapping with the usual names."""
 
     def find(field: str, is_needed: bool) -> str | None:
-        usual = USUAL_NAMES[field]
+        usual = label_names if field == "label" else USUAL_NAMES[field]
         return find_column(path, names, field, getattr(asked, field), usual, is_needed)
 
     has_second = asked.text_a is None or asked.text_b is not None
@@ -190,6 +202,7 @@ def records(path: Path, report: TextReport) -> Iterator[tuple[int, dict[str, Any
     if format_ not in readers:
         raise ValueError(
             f"{path}: expected a name that ends in .tsv, .csv or .jsonl, and .xz or .gz after it"
+            + _OF_OTHER_TASKS.get(format_, "")
         )
     with reading(path, report) as lines:
         yield from readers[format_](lines)

@@ -7,7 +7,7 @@ to copy; finetune/tasks/__init__.py finds it by the name of its file.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
@@ -16,8 +16,12 @@ from bert.checked import Checked
 from bert.config import BertConfig
 from bert.tokenization import Tokenizer
 from bert.training.objective import Batches, Objective
-from finetune.config import FinetuneConfig
-from finetune.metrics import require_scikit_learn
+from finetune.batches import EVALUATION_TOKENS
+from finetune.config import Columns, FinetuneConfig
+from finetune.evaluation.evidence import Evidence
+from finetune.evaluation.report import write_evaluation
+from finetune.metrics import Scores, require_scikit_learn
+from finetune.tables import Row
 
 if TYPE_CHECKING:
     from finetune.predictor import Predictor
@@ -65,24 +69,6 @@ class EpochBatches(Batches[Any], Protocol):
         ...
 
 
-@runtime_checkable
-class Scores(Protocol):
-    """What an evaluation found."""
-
-    @property
-    def text(self) -> str:
-        """A report to print."""
-        ...
-
-    def summary(self) -> dict[str, float]:
-        """Return the numbers to log; the task's metrics are among them."""
-        ...
-
-    def as_json(self) -> Mapping[str, Any]:
-        """Return all numbers."""
-        ...
-
-
 RowsT = TypeVar("RowsT", bound=Rows)
 ExampleT = TypeVar("ExampleT")
 
@@ -105,6 +91,8 @@ class Task(Checked, ABC, Generic[RowsT, ExampleT]):
     """What Hugging Face calls the task, as `pipeline(...)` takes it."""
     when_long: ClassVar[str] = "A row is cut to {} tokens."
     """What the model's card says of a long row; {} is max_length."""
+    takes_noise: ClassVar[bool] = False
+    """Whether `read_again` can put noise into the texts: no label is tied to a place in one."""
 
     # --- to train ------------------------------------------------------------------------
 
@@ -124,6 +112,10 @@ class Task(Checked, ABC, Generic[RowsT, ExampleT]):
     def head(self, encoder: BertConfig, train: RowsT) -> BertConfig:
         """Return the encoder's configuration with the head that the rows need."""
 
+    def facts(self, train: RowsT) -> dict[str, Any]:
+        """Return what else of the train file the model's configuration is to keep, as JSON."""
+        return {}
+
     @abstractmethod
     def purpose(self, model: BertConfig) -> str:
         """Say what the model was trained to do, after "fine-tuned with plainbert "."""
@@ -137,8 +129,38 @@ class Task(Checked, ABC, Generic[RowsT, ExampleT]):
         """Return the micro-batches of training."""
 
     @abstractmethod
-    def evaluate(self, model: Any, rows: RowsT) -> Scores:
-        """Score a model in evaluation mode; changes nothing."""
+    def evaluate(self, model: Any, rows: RowsT, batch_tokens: int = EVALUATION_TOKENS) -> Scores:
+        """Score a model in evaluation mode, so many tokens at a time; changes nothing."""
+
+    # --- to look at what was evaluated ---------------------------------------------------
+
+    def read_again(
+        self,
+        path: Path,
+        columns: Columns,
+        predictor: "Predictor",
+        change: Callable[[Row], Row] | None = None,
+    ) -> RowsT:
+        """Read a file to test a saved model on; its labels are the model's.
+
+        Args:
+            path: see `read`.
+            columns: which columns of the file hold what.
+            predictor: the model, with its tokenizer and the tokens of a row.
+            change: what each row goes through first, where the task takes noise; None: nothing.
+
+        Raises:
+            ValueError: as `read` does; or the task has no use for a saved model's test.
+        """
+        raise ValueError(f"model: expected a task that can be tested, got {type(self).__name__}")
+
+    def evidence(self, rows: RowsT, scores: Scores) -> Evidence | None:
+        """Return the answers that `evaluate` has scored, for reports and pages; None: nothing."""
+        return None
+
+    def texts(self, rows: RowsT) -> Iterator[Mapping[str, Any]]:
+        """Yield each row's place in the file and its texts, by name, for its record."""
+        return iter(())
 
     def keep(self, directory: Path, rows: RowsT, scores: Scores, about: Mapping[str, Any]) -> str:
         """Leave in a directory what there is to see besides the scores; nothing, where none is.
@@ -152,7 +174,10 @@ class Task(Checked, ABC, Generic[RowsT, ExampleT]):
         Returns:
             What the report says after the scores' text.
         """
-        return ""
+        evidence = self.evidence(rows, scores)
+        if evidence is None:
+            return ""
+        return write_evaluation(directory, scores, evidence, self.texts(rows), about).sureness
 
     def require_libraries(self) -> None:
         """Look for what `evaluate` needs: before the first step.

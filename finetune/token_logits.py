@@ -5,8 +5,7 @@ import torch
 from jaxtyping import Float
 
 from bert.finetuning import BertForQuestionAnswering, BertForTokenClassification
-from finetune.batches import TokenRows
-from finetune.predictor import EVALUATION_TOKENS
+from finetune.batches import EVALUATION_TOKENS, TokenRows
 from finetune.sequences import at_least_float32
 
 

@@ -154,7 +154,7 @@ def _newest_whole(run: RunDirectory, say: Callable[[str], None]) -> Checkpoint |
     if damaged:
         raise DamagedCheckpoint(
             f"resume: no checkpoint in {run.checkpoints} is whole: {damaged[0]}; "
-            "start anew (resume none, overwrite)"
+            "start anew (--resume none --overwrite)"
         )
     return None
 

@@ -16,7 +16,7 @@ from bert.packing import PackedBatch
 from bert.tokenization import Tokenizer
 from finetune.batches import Encoded, TokenRows
 from finetune.choices.files import ChoiceColumns, Choices, read_choices
-from finetune.config import FinetuneConfig
+from finetune.config import Columns
 
 # Questions tokenized at once.
 CHUNK = 256
@@ -113,25 +113,27 @@ class ChoiceRows:
 
 def read_choice_rows(
     path: Path,
-    config: FinetuneConfig,
+    asked: Columns,
     choices: str | None,
     tokenizer: Tokenizer,
+    max_length: int,
     limit: int | None = None,
 ) -> ChoiceRows:
     """Read and tokenize a file; the texts themselves are not kept.
 
     Args:
         path: see finetune/choices/files.py.
-        config: gives the columns and the tokens of a choice.
+        asked: the columns, see `ChoiceColumns.find`.
         choices: the columns of the choices, see there.
         tokenizer: its report counts the odd things met in the texts.
+        max_length: tokens of a choice with its premise; the longer text is cut first.
         limit: questions to read, from the first; None: all.
 
     Raises:
         ValueError: a row that can't be; the message names the file, line and column. Fewer rows
             than `limit`.
     """
-    columns, names, rows = read_choices(path, config.columns, choices, tokenizer.report)
+    columns, names, rows = read_choices(path, asked, choices, tokenizer.report)
     labels: list[int] = []
     sizes: list[int] = []
 
@@ -141,7 +143,7 @@ def read_choice_rows(
             sizes.append(len(row.choices))
             yield row
 
-    tokens = TokenRows.from_encodings(encode_choices(questions(), tokenizer, config.max_length))
+    tokens = TokenRows.from_encodings(encode_choices(questions(), tokenizer, max_length))
     if limit is not None and len(labels) < limit:
         raise ValueError(f"train_rows: expected at most {len(labels)}, all of {path}, got {limit}")
     return ChoiceRows(
@@ -151,7 +153,7 @@ def read_choice_rows(
         tokens,
         np.cumsum([0, *sizes], dtype=np.int64),
         np.array(labels, dtype=np.int64),
-        config.max_length,
+        max_length,
     )
 
 

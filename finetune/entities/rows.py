@@ -35,6 +35,10 @@ class TaggedRows:
     places: list[list[int]]
     """Where each word's first piece is in `tokens`; −1: it has none."""
     tag_names: tuple[str, ...]
+    words: list[list[str]]
+    """Of each sentence."""
+    first_lines: list[int]
+    """Where in the file each sentence begins."""
     repaired: int
     """Tags that were not IOB2, and were made so."""
     split: int
@@ -52,6 +56,11 @@ class TaggedRows:
         """Pack the chosen rows, in the given order; a label for each token."""
         labels = torch.from_numpy(self.labels[self.tokens.places(rows)])
         return LabelledBatch(self.tokens.batch(rows), labels)
+
+    @property
+    def gold_tags(self) -> list[list[str]]:
+        """The names of the tags of each word of each sentence."""
+        return [[self.tag_names[tag] for tag in tags] for tags in self.gold]
 
     @property
     def entities(self) -> dict[str, int]:
@@ -123,6 +132,8 @@ def read_tagged(
     """
     windows: list[Window] = []
     tags: list[list[str]] = []
+    texts: list[list[str]] = []
+    first_lines: list[int] = []
     labelled: list[list[tuple[int, int]]] = []  # each sentence's words and their tokens
     found: dict[str, str] = {}  # types, and where each was met first
     repaired = split = tokens = 0
@@ -133,7 +144,9 @@ def read_tagged(
             mended, count = repair(sentence.tags)
             repaired += count
             tags.append(mended)
+            first_lines.append(sentence.lines[0])
         words = [sentence.words for sentence in chunk]
+        texts += words
         for parts in encode_words(tokenizer, words, max_length):
             split += len(parts) > 1
             labelled.append([])
@@ -155,7 +168,7 @@ def read_tagged(
         for word, place in pairs:
             labels[place], places[row][word] = gold[row][word], place
     rows = TokenRows.from_encodings(windows)
-    return TaggedRows(path, rows, labels, gold, places, names, repaired, split)
+    return TaggedRows(path, rows, labels, gold, places, names, texts, first_lines, repaired, split)
 
 
 def _note_types(path: Path, sentence: Sentence, found: dict[str, str]) -> None:

@@ -7,17 +7,31 @@ rows. So it is told with what such a model would show: each row is right with th
 that its confidence states, drawn anew DRAWS times (Bröcker and Smith 2007 for the bins).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.resampling import CONFIDENCE, Interval, wilson
 
 BINS = 15
 """Of equal width, each with its upper end; as in Guo et al. 2017."""
 DRAWS = 500
+
+
+@runtime_checkable
+class Confident(Protocol):
+    """Predictions that say how sure they are."""
+
+    @property
+    def confidences(self) -> Float[np.ndarray, " rows"]:
+        """The probability of each row's predicted answer; float64."""
+        ...
+
+    @property
+    def correct(self) -> Bool[np.ndarray, " rows"]:
+        """Whether it is the true one."""
+        ...
 
 
 class Bin(NamedTuple):
@@ -45,8 +59,25 @@ class Calibration(NamedTuple):
     bins: list[Bin]
     """Those that have rows."""
 
+    @property
+    def text(self) -> str:
+        """Say it in two lines."""
+        rows = sum(each.rows for each in self.bins)
+        sure = sum(each.rows * each.confidence for each in self.bins) / rows
+        right = sum(each.rows * each.accuracy for each in self.bins) / rows
+        return (
+            f"Calibration: {sure:.1%} sure on average and {right:.1%} right; "
+            f"expected calibration error {self.error:.4f}.\n"
+            f"A calibrated model as sure as this one would show {self.by_chance:.4f}, and in 95 "
+            f"of 100 cases {self.by_chance_at_most:.4f} or less.\n"
+        )
 
-def calibrate(predictions: Predictions, seed: int = 0) -> Calibration:
+    def as_json(self) -> dict[str, Any]:
+        """Return all numbers."""
+        return {**self._asdict(), "bins": [each._asdict() for each in self.bins]}
+
+
+def calibrate(predictions: Confident, seed: int = 0) -> Calibration:
     """Hold the confidences of predictions against how often they are right."""
     confidences, rng = predictions.confidences, np.random.default_rng(seed)
     bins = np.clip(np.ceil(confidences * BINS).astype(np.int64) - 1, 0, BINS - 1)

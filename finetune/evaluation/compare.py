@@ -1,8 +1,9 @@
 """`bert finetune compare A B`: is one of two models better on the same rows, and how sure is that?
 
-Accuracy is tested with McNemar's exact test (McNemar 1947; Dietterich 1998): of the
-rows that only one of the two has right, each model would have half if they were equally good. The
-differences of all scores have intervals of a paired bootstrap (resampling.py).
+Row by row, one model is better or both are alike. Of the rows that differ, each model would have
+half if they were equally good: the exact sign test (Conover 1999, section 3.4). Where a row is
+right or wrong that is McNemar's exact test (McNemar 1947; Dietterich 1998). The differences of all
+scores have intervals of a paired bootstrap (resampling.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,13 +12,10 @@ from typing import Any, NamedTuple
 
 from bert.config import read_json
 from finetune.evaluation.config import CompareConfig
-from finetune.evaluation.predictions import (
-    EVALUATION,
-    PREDICTIONS,
-    Predictions,
-    read_predictions,
-)
-from finetune.evaluation.resampling import TITLES, Difference, differences
+from finetune.evaluation.evidence import Evidence
+from finetune.evaluation.kinds import KINDS
+from finetune.evaluation.records import EVALUATION, PREDICTIONS
+from finetune.evaluation.resampling import Difference, differences
 from finetune.metrics import require_scikit_learn
 
 SIGNIFICANT = 0.05
@@ -28,17 +26,17 @@ class Evaluated(NamedTuple):
 
     directory: Path
     about: Mapping[str, Any]
-    predictions: Predictions
+    evidence: Evidence
 
 
 class Comparison(NamedTuple):
     """What two models differ in on the same rows."""
 
     only_first: int
-    """Rows that only the first has right."""
+    """Rows in which the first is better: of right and wrong ones, that only it has right."""
     only_second: int
     p_value: float
-    """McNemar's, exact and two-sided."""
+    """The sign test's, exact and two-sided."""
     differences: dict[str, Difference]
 
 
@@ -47,19 +45,19 @@ def run(config: CompareConfig) -> int:
     require_scikit_learn()
     first, second = read_evaluation(config.first), read_evaluation(config.second)
     check_same_rows(first, second)
-    print(describe(first, second, compare(first.predictions, second.predictions)))
+    print(describe(first, second, compare(first.evidence, second.evidence)))
     return 0
 
 
-def compare(first: Predictions, second: Predictions) -> Comparison:
-    """Compare predictions of the same rows."""
-    only_first = int((first.correct & ~second.correct).sum())
-    only_second = int((second.correct & ~first.correct).sum())
-    p_value = mcnemar(only_first, only_second)
+def compare(first: Evidence, second: Evidence) -> Comparison:
+    """Compare two models' answers on the same rows."""
+    before, after = first.row_scores, second.row_scores
+    only_first, only_second = int((before > after).sum()), int((after > before).sum())
+    p_value = sign_test(only_first, only_second)
     return Comparison(only_first, only_second, p_value, differences(first, second))
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
+def sign_test(only_first: int, only_second: int) -> float:
     """Return how often two equally good models would differ so much or more."""
     from scipy.stats import binomtest  # of the extra report
 
@@ -82,14 +80,20 @@ def read_evaluation(directory: Path) -> Evaluated:
     about = read_json(found / EVALUATION)
     if not isinstance(about, dict) or not {"file", "sha256"} <= about.keys():
         raise ValueError(f"{found / EVALUATION}: expected a file and its sha256 in it, got none")
-    return Evaluated(found, about, read_predictions(found / PREDICTIONS))
+    kind = about.get("kind")
+    if kind not in KINDS:
+        raise ValueError(
+            f"{found / EVALUATION}: kind: expected one of {', '.join(KINDS)}, got {kind!r}; "
+            "bert finetune evaluate writes it anew"
+        )
+    return Evaluated(found, about, KINDS[kind].read(found / PREDICTIONS))
 
 
 def check_same_rows(first: Evaluated, second: Evaluated) -> None:
     """Refuse to compare predictions of different rows.
 
     Raises:
-        ValueError: the files differ, or the classes, or what was taken for the labels.
+        ValueError: the tasks differ, the files, the classes, or what was taken for the labels.
     """
 
     def differ(what: str, found: Callable[[Evaluated], str]) -> ValueError:
@@ -98,49 +102,54 @@ def check_same_rows(first: Evaluated, second: Evaluated) -> None:
             f"got {found(second)} in {second.directory}"
         )
 
+    if first.about["kind"] != second.about["kind"]:
+        raise differ("a task of the same kind", lambda e: e.about["kind"])
     if first.about["sha256"] != second.about["sha256"]:
         raise differ(
             "the same file", lambda e: f"{e.about['file']} (SHA-256 {e.about['sha256'][:12]}…)"
         )
-    if first.predictions.class_names != second.predictions.class_names:
-        raise differ("the same classes", lambda e: ", ".join(e.predictions.class_names))
-    if first.predictions.labels.tolist() != second.predictions.labels.tolist():
+    if first.evidence.classes != second.evidence.classes:
+        raise differ("the same classes", lambda e: ", ".join(e.evidence.classes))
+    if first.evidence.gold != second.evidence.gold:
         raise differ("the same labels", lambda e: f"those of columns {e.about.get('columns')}")
 
 
 def describe(first: Evaluated, second: Evaluated, found: Comparison) -> str:
     """Write the comparison, and what may be concluded."""
+    evidence = first.evidence
     lines = [
         f"A: {first.directory}",
         f"B: {second.directory}",
-        f"{len(first.predictions):,} rows of {first.about['file']}",
+        f"{len(evidence):,} {evidence.unit} of {first.about['file']}",
         "",
         f"{'':22}{'A':>8}{'B':>10}{'B − A':>11}   95% interval",
     ]
     for name, each in found.differences.items():
         low, high = each.interval
         lines.append(
-            f"{TITLES[name]:22}{each.first:8.4f}{each.second:10.4f}{each.value:+11.4f}   "
+            f"{evidence.titles[name]:22}{each.first:8.4f}{each.second:10.4f}{each.value:+11.4f}   "
             f"{low:+.4f} to {high:+.4f}"
         )
-    lines += [
-        "",
-        f"Only A is right in {found.only_first:,} rows, only B in {found.only_second:,}: "
-        f"p = {found.p_value:.2g} (McNemar, exact).",
-        conclude(found),
-    ]
-    return "\n".join(lines)
-
-
-def conclude(found: Comparison) -> str:
-    """Say in a line what may be concluded."""
-    if found.p_value >= SIGNIFICANT:
-        return (
-            "It isn't shown that either model is right more often than the other on rows of this "
-            "kind."
+    if evidence.compared:
+        test = (
+            f"By {evidence.compared} A is better in {found.only_first:,} {evidence.unit}, B in "
+            f"{found.only_second:,}: p = {found.p_value:.2g} (sign test, exact)."
         )
+    else:
+        test = (
+            f"Only A is right in {found.only_first:,} {evidence.unit}, only B in "
+            f"{found.only_second:,}: p = {found.p_value:.2g} (McNemar, exact)."
+        )
+    return "\n".join([*lines, "", test, conclude(found, evidence)])
+
+
+def conclude(found: Comparison, evidence: Evidence) -> str:
+    """Say in a line what may be concluded."""
+    more = "better in more" if evidence.compared else "right in more"
+    if found.p_value >= SIGNIFICANT:
+        return f"It isn't shown that either model is {more} {evidence.unit} of this kind."
     better = "AB"[found.only_second > found.only_first]
     return (
-        f"Model {better} is right more often on rows of this kind. That its recipe is better, "
-        "only runs with several seeds could show."
+        f"Model {better} is {more} {evidence.unit} of this kind. That its recipe is better, only "
+        "runs with several seeds could show."
     )

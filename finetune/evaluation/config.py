@@ -15,9 +15,10 @@ Noise = Literal["typos", "case", "punctuation", "words"]
 
 @dataclass(frozen=True)
 class EvaluateConfig(Checked):
-    """Test a fine-tuned classifier on a file that has the labels it was trained on.
+    """Test a fine-tuned model on a file of its task, with the labels it was trained on.
 
-    With --noise also on texts with faults in them, and say what of the score is lost.
+    With --noise also on texts with faults in them, and say what of the score is lost: of models
+    that classify or rate texts, or pairs of texts.
 
     Raises:
         ValueError: a field is out of its range; the message names it.
@@ -26,7 +27,7 @@ class EvaluateConfig(Checked):
     model: Path
     """Directory of a fine-tuned model and its tokenizer."""
     file: Path
-    """Labelled rows: .tsv, .csv or .jsonl, packed as .xz or .gz or not."""
+    """Labelled rows, in a file as `bert finetune` takes it for the model's task."""
     out: Path
     """Directory for the report, its numbers, the predictions, the pictures, and the mistakes."""
     noise: tuple[Noise, ...] = ()
@@ -40,7 +41,7 @@ class EvaluateConfig(Checked):
     max_length: int | None = None
     """Tokens of a row; what is longer is cut. None: as many as the model can take."""
     batch_tokens: int = 2048
-    """Tokens that are classified at once; a GPU is faster with more."""
+    """Tokens that are computed at once; a GPU is faster with more."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1; auto: cuda where there is one."""
     threads: int | None = None

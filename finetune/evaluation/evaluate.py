@@ -1,25 +1,26 @@
-"""`bert finetune evaluate MODEL --file FILE --out DIR`: test a saved classifier on any file.
+"""`bert finetune evaluate MODEL --file FILE --out DIR`: test a saved model on a file of its task.
 
 The file may come from elsewhere than what the model was trained on, as long as it has the same
-classes. Each noise at each rate is a test of the same rows with faults in them (noise.py), and
-what is lost is told with the interval of a paired bootstrap.
+classes, or types of entities. Each noise at each rate is a test of the same rows with faults in
+them (noise.py), and what is lost is told with the interval of a paired bootstrap.
 """
+
+from typing import Any
 
 from bert.command import command_line
 from bert.text import TextReport, odd_things
 from bert.training.progress import say
 from bert.training.run_directory import refuse_file
+from finetune import tasks
 from finetune.batches import TokenRows
-from finetune.data import LabelledRows, read_rows
 from finetune.evaluation.config import EvaluateConfig
+from finetune.evaluation.evidence import Evidence
 from finetune.evaluation.noise import Spoiled, Spoiler
-from finetune.evaluation.predictions import EVALUATION, Predictions
+from finetune.evaluation.records import EVALUATION
 from finetune.evaluation.report import Report, write_evaluation
 from finetune.evaluation.resampling import differences
-from finetune.metrics import require_scikit_learn
+from finetune.metrics import Scores, require_scikit_learn
 from finetune.predictor import Predictor
-from finetune.sequences import predict_logits, refuse_one_segment
-from finetune.tasks.classification import Classification
 
 
 def run(config: EvaluateConfig) -> int:
@@ -33,9 +34,9 @@ def evaluate(config: EvaluateConfig) -> Report:
     """Test the model, and leave in `config.out` what report.py says.
 
     Raises:
-        ValueError: the model isn't a classifier, a row or a label can't be, or `config.out` has
+        ValueError: a row or a label can't be, the task has no such test, or `config.out` has
             something else in it.
-        ModuleNotFoundError: scikit-learn is missing; the message names the extra.
+        ModuleNotFoundError: what the report draws on is missing; the message names the extra.
         OSError: something could not be read or written.
     """
     require_scikit_learn()
@@ -47,60 +48,63 @@ def evaluate(config: EvaluateConfig) -> Report:
         device=config.device,
         threads=config.threads,
     )
-    if not isinstance(predictor.task, Classification):
-        name = type(predictor.task).__name__
-        raise ValueError(f"model: expected a classifier, got a model for {name}")
-    rows, clean = _predict(predictor, config)
+    task = predictor.task
+    task.require_libraries()
+    if config.noise and not task.takes_noise:
+        raise ValueError(
+            f"noise: expected none for {tasks.name_of(task)}, only for texts that have labels as "
+            f"a whole, got {', '.join(config.noise)}"
+        )
+    rows, scores, clean = _test(predictor, config)
     say(f"{rows}")
     for line in odd_things(vars(predictor.tokenizer.report)):
         say(line)
     about = {
         "command": command_line("bert finetune evaluate", config, ("model",)),
         "model": str(config.model),
+        "task": tasks.name_of(task),
         "max_length": predictor.max_length,
         **rows.describe(),
     }
     spoiled = [
-        _spoil(predictor, config, Spoiler(noise, rate, config.seed), rows, clean)
+        _spoil(predictor, config, Spoiler(noise, rate, config.seed), rows.tokens, clean)
         for noise in config.noise
         for rate in config.noise_rates
     ]
-    return write_evaluation(config.out, clean, rows.table.rows(TextReport()), about, spoiled)
+    return write_evaluation(config.out, scores, clean, task.texts(rows), about, spoiled)
 
 
-def _predict(
+def _test(
     predictor: Predictor, config: EvaluateConfig, spoiler: Spoiler | None = None
-) -> tuple[LabelledRows, Predictions]:
-    """Read the rows, with noise in them or without, and predict their classes."""
-    names = tuple(predictor.model.config.id2label.values())
-    rows = read_rows(
-        config.file,
-        config.columns,
-        predictor.tokenizer,
-        predictor.max_length,
-        names,
-        change=spoiler,
-    )
-    refuse_one_segment(predictor.model.config, rows)
+) -> tuple[Any, Scores, Evidence]:
+    """Read the rows, with noise in them or without, and have the task score its answers."""
+    task = predictor.task
+    predictor.tokenizer.report = TextReport()
+    rows = task.read_again(config.file, config.columns, predictor, spoiler)
     with predictor.hardware.autocast():
-        logits = predict_logits(predictor.model, rows.tokens, predictor.batch_tokens)
-    return rows, Predictions(names, rows.labels, logits)
+        scores = task.evaluate(predictor.model, rows, predictor.batch_tokens)
+    evidence = task.evidence(rows, scores)
+    if evidence is None:
+        raise ValueError(
+            f"model: expected a task that tells its answers, got {tasks.name_of(task)}"
+        )
+    return rows, scores, evidence
 
 
 def _spoil(
     predictor: Predictor,
     config: EvaluateConfig,
     spoiler: Spoiler,
-    rows: LabelledRows,
-    clean: Predictions,
+    tokens: TokenRows,
+    clean: Evidence,
 ) -> Spoiled:
     """Test the rows with noise in them, and hold the scores against those of the clean ones."""
-    spoiled, predictions = _predict(predictor, config, spoiler)
+    rows, _, evidence = _test(predictor, config, spoiler)
     return Spoiled(
         spoiler.noise,
         spoiler.rate,
-        _share_changed(rows.tokens, spoiled.tokens),
-        differences(clean, predictions),
+        _share_changed(tokens, rows.tokens),
+        differences(clean, evidence),
     )
 
 
@@ -123,4 +127,7 @@ def _refuse_used_directory(config: EvaluateConfig) -> None:
     if not (out / EVALUATION).exists():
         raise ValueError(f"out: expected a new directory, got {out}, which has other files in it")
     if not config.overwrite:
-        raise ValueError(f"out: expected a new directory, or overwrite, got {out}, with a report")
+        raise ValueError(
+            f"out: expected a new directory, got {out}, which has a report in it; "
+            "--overwrite replaces it"
+        )

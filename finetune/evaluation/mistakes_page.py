@@ -27,12 +27,15 @@ th { text-align: left; font-size: .8rem; font-weight: 600; color: var(--soft);
   padding: .5rem 1rem .35rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 td { vertical-align: top; padding: .8rem 1rem .8rem 0; border-bottom: 1px solid var(--line); }
 .number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.gold, .said { font-weight: 600; overflow-wrap: break-word; max-width: 12rem; }
+td.gold, td.said { font-weight: 600; overflow-wrap: break-word; max-width: 12rem; }
 .gold { color: var(--gold); } .said { color: var(--said); }
 .text { width: 60%; }
 .text div { white-space: pre-wrap; overflow-wrap: anywhere; }
 .text div + div { margin-top: .5rem; padding-top: .5rem; border-top: 1px dashed var(--line); }
 .text .empty { color: var(--soft); font-style: italic; }
+mark { padding: 0 .15em; background: none; border-bottom: 2px solid; font-weight: 600; }
+mark.both { color: inherit; border-bottom: 4px double; }
+mark small { font-size: .68rem; letter-spacing: .03em; }
 summary { cursor: pointer; color: var(--soft); font-size: .88rem; }
 svg { display: block; margin-top: .3rem; }
 svg .all { fill: var(--line); } svg .part { fill: var(--bar); }
@@ -67,6 +70,13 @@ document.getElementById("filter").hidden = false;
 filter();
 """
 
+FILTER = """<div id="filter" role="search" hidden>
+<label>true <select><option value="">any</option>{options}</select></label>
+<label>predicted <select><option value="">any</option>{options}</select></label>
+<output role="status">{shown} shown</output>
+<div class="pairs">{pairs}<button type="button" data-gold="" data-predicted="">all</button></div>
+</div>"""
+
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -80,21 +90,15 @@ script-src '{script_hash}'; base-uri 'none'; form-action 'none'">
 <body>
 <h1>Mistakes: <bdi>{name}</bdi></h1>
 <p class="soft">{summary}</p>
-<div id="filter" role="search" hidden>
-<label>true <select><option value="">any</option>{options}</select></label>
-<label>predicted <select><option value="">any</option>{options}</select></label>
-<output role="status">{shown} shown</output>
-<div class="pairs">{pairs}<button type="button" data-gold="" data-predicted="">all</button></div>
-</div>
+{filter}
 <table>
-<caption>Sorted by loss, the negative logarithm of the true class's probability, in nats.</caption>
-<thead><tr><th scope="col">Text</th><th scope="col">True</th><th scope="col">Predicted</th>\
-<th scope="col">Confidence</th><th scope="col">Loss</th><th scope="col">Row</th></tr></thead>
+<caption>Sorted by {sorted_by}.</caption>
+<thead><tr>{head}</tr></thead>
 <tbody>
 {rows}
 </tbody>
 </table>
-<script>{script}</script>
+{script}
 </body>
 </html>
 """

@@ -17,13 +17,13 @@ import random
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from finetune.evaluation.config import Noise
-from finetune.evaluation.resampling import TITLES, Difference
+from finetune.evaluation.resampling import Difference
 from finetune.tables import Row
 
 _WORD = re.compile(r"\S+")
@@ -121,7 +121,7 @@ class Spoiled(NamedTuple):
     changed: float
     """Share of the rows whose tokens it changes: capitals mean nothing to an uncased model."""
     differences: dict[str, Difference]
-    """Of each of resampling.METRICS, from the clean rows to the spoiled ones."""
+    """Of each score, from the clean rows to the spoiled ones."""
 
     def as_json(self) -> dict[str, Any]:
         """Return all numbers."""
@@ -132,10 +132,11 @@ class Spoiled(NamedTuple):
         return {"noise": self.noise, "rate": self.rate, "changed": self.changed, **found}
 
 
-def describe_noise(spoiled: Sequence[Spoiled]) -> str:
-    """Write a table of what noise takes away."""
-    names = ("accuracy", "macro_f1")
-    head = "".join(f"{TITLES[name]:>11}{'lost, with 95% interval':>30}" for name in names)
+def describe_noise(spoiled: Sequence[Spoiled], titles: Mapping[str, str]) -> str:
+    """Write a table of what noise takes away from the first two scores of `titles`."""
+    names = [*titles][:2]
+    wide = max(11, *(len(titles[name]) + 2 for name in names))
+    head = "".join(f"{titles[name]:>{wide}}{'lost, with 95% interval':>30}" for name in names)
     lines = [f"{'noise':18}{'rows changed':>12}{head}"]
     for each in spoiled:
         line = f"{f'{each.noise} {each.rate:g}':18}{each.changed:12.1%}"
@@ -143,6 +144,6 @@ def describe_noise(spoiled: Sequence[Spoiled]) -> str:
             found = each.differences[name]
             low, high = found.interval
             lost = f"{-found.value:+z.4f} ({-high:+z.4f} to {-low:+z.4f})"
-            line += f"{found.second:11.4f}{lost:>30}"
+            line += f"{found.second:{wide}.4f}{lost:>30}"
         lines.append(line)
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Two pictures of predictions: what is taken for what, and what confidences are worth."""
+"""Pictures: what is taken for what, what confidences are worth, numbers over numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,13 @@ LONGEST_NAME = 24
 
 
 def draw_confusion(
-    confusion: Int64[np.ndarray, "true predicted"], names: tuple[str, ...], picture: Path
+    confusion: Int64[np.ndarray, "true predicted"],
+    names: tuple[str, ...],
+    picture: Path,
+    unit: str = "rows",
+    title: str | None = None,
 ) -> None:
-    """Draw the confusion matrix: shares of each true class as shades, rows as numbers."""
+    """Draw the confusion matrix: shares of each true class as shades, `unit` as numbers."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -40,10 +44,11 @@ def draw_confusion(
         _number(axis, confusion, shares)
     _name(axis, [_short(name) for name in names] if classes <= MOST_NAMED else [])
     axis.set(xlabel="predicted", ylabel="true")
-    axis.set_title(f"{np.trace(confusion):,} of {confusion.sum():,} rows right", fontsize=12)
+    right = f"{np.trace(confusion):,} of {confusion.sum():,} {unit} right"
+    axis.set_title(title or right, fontsize=12)
     axis.spines[:].set_visible(False)
     bar = figure.colorbar(cells, ax=axis, shrink=0.8, format=PercentFormatter(1, decimals=0))
-    bar.set_label("of the true class's rows")
+    bar.set_label(f"of the true class's {unit}")
     bar.outline.set_visible(False)
     figure.savefig(picture, dpi=150)
 
@@ -118,6 +123,28 @@ def _draw_reliability(axis: Any, bins: Sequence[Bin]) -> None:
     label = "the model, with 95% intervals"
     axis.plot(sure, right, "o-", color=BLUE, markersize=5, linewidth=1.5, label=label)
     axis.legend(frameon=False, loc="upper left")
+
+
+def draw_scatter(
+    labels: Float[np.ndarray, " rows"], predicted: Float[np.ndarray, " rows"], picture: Path
+) -> None:
+    """Draw predicted numbers over the true ones, and the line on which they are the same."""
+    from matplotlib.figure import Figure
+
+    figure: Any = Figure(figsize=(5.6, 5.6), layout="constrained")
+    axis = figure.subplots()
+    ends = [min(labels.min(), predicted.min()), max(labels.max(), predicted.max())]
+    axis.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="right")
+    faint = float(np.clip(60 / len(labels), 0.08, 0.6))  # so that many points show as a density
+    axis.scatter(labels, predicted, s=14, color=BLUE, alpha=faint, linewidths=0)
+    axis.set(xlabel="true", ylabel="predicted")
+    off = float(np.abs(predicted - labels).mean())
+    axis.set_title(f"{len(labels):,} rows, off by {off:.3g} on average", fontsize=11)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25, linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.legend(frameon=False, loc="upper left")
+    figure.savefig(picture, dpi=150)
 
 
 def _short(name: str) -> str:

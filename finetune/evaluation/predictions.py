@@ -3,13 +3,11 @@
     {"row": 1, "line": 2, "text_a": "…", "gold": "bad", "predicted": "good", "loss": 1.7,
      "probabilities": {"bad": 0.18, "good": 0.82}, "logits": {"bad": -0.6, "good": 0.9}}
 
-`row` counts from 1, `line` is where the row starts in the file, `loss` is in nats; a pair has a
-`text_b` too. The logits are exact, and all else follows from them.
+`loss` is in nats; a pair has a `text_b` too. The logits are exact, and all else follows from them.
 """
 
-import json
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +16,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from bert.text import SURROGATE
-from finetune.tables import Row
-from finetune.whole_file import whole_file
+from finetune.evaluation.calibration import Calibration, calibrate
+from finetune.evaluation.evidence import Cell, Details, Evidence, divide
+from finetune.evaluation.markup import bar, escaped, texts_of
+from finetune.evaluation.pictures import draw_calibration, draw_confusion
+from finetune.evaluation.records import lines
 
-PREDICTIONS, EVALUATION = "predictions.jsonl", "evaluation.json"
-"""The names in an evaluation's directory (report.py)."""
 PROBABILITY_DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(Evidence):
     """What a classifier said of each row of a file.
 
     Raises:
@@ -40,6 +38,22 @@ class Predictions:
     """The true classes."""
     logits: Float[np.ndarray, "rows labels"]
 
+    titles = {
+        "accuracy": "accuracy",
+        "macro_f1": "macro F1",
+        "mcc": "Matthews correlation",
+        "loss": "cross-entropy",
+    }
+    share = "accuracy"
+    sorted_by = "loss, the negative logarithm of the true class's probability, in nats"
+    columns = (
+        Cell("text", "Text"),
+        Cell("gold", "True"),
+        Cell("said", "Predicted"),
+        Cell("number", "Confidence"),
+        Cell("number", "Loss"),
+    )
+
     def __post_init__(self) -> None:
         """Refuse what no number can be computed from."""
         bad = np.flatnonzero(~np.isfinite(self.logits).all(-1))
@@ -50,6 +64,16 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def gold(self) -> list[str]:
+        """The names of the true classes."""
+        return [self.class_names[label] for label in self.labels]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.class_names
 
     @cached_property
     def predicted(self) -> Int64[np.ndarray, " rows"]:
@@ -67,7 +91,7 @@ class Predictions:
         shifted = self.logits.astype(np.float64) - self.logits.max(-1, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
-    @property
+    @cached_property
     def losses(self) -> Float[np.ndarray, " rows"]:
         """The cross-entropy of each row's true class, in nats; float64."""
         return -self.log_probabilities[np.arange(len(self)), self.labels]
@@ -77,55 +101,101 @@ class Predictions:
         """The probability of each row's predicted class; float64."""
         return np.exp(self.log_probabilities.max(-1))
 
+    @property
+    def badness(self) -> Float[np.ndarray, " rows"]:
+        """The loss."""
+        return self.losses
 
-def write_predictions(path: Path, predictions: Predictions, rows: Iterable[Row]) -> None:
-    """Write a line for each row, whole or not at all.
+    @property
+    def width(self) -> int:
+        """A confusion matrix, or the rows."""
+        return max(len(self), len(self.class_names) ** 2)
 
-    Args:
-        path: the file; what is there is replaced.
-        predictions: one for each of `rows`.
-        rows: the texts, in the same order. They pass through, and are not kept.
+    def scores(
+        self, counts: Float[np.ndarray, "draws rows"]
+    ) -> dict[str, Float[np.ndarray, " draws"]]:
+        """Score each draw's confusion matrix, and its losses."""
+        classes = len(self.class_names)
+        cells, inverse = np.unique(self.labels * classes + self.predicted, return_inverse=True)
+        order = np.argsort(inverse, kind="stable")
+        begins = np.searchsorted(inverse[order], np.arange(len(cells)))
+        confusions = np.zeros((len(counts), classes**2))
+        confusions[:, cells] = np.add.reduceat(counts[:, order], begins, axis=1)
+        found = score_confusions(confusions.reshape(-1, classes, classes))
+        return found | {"loss": counts @ self.losses / counts.sum(1)}
 
-    Raises:
-        ValueError: there are not as many rows as predictions.
-        OSError: the file can't be written; what was there is whole.
-    """
-    with whole_file(path) as file:
-        for record in _records(predictions, rows):
-            print(json.dumps(record, ensure_ascii=False), file=file)
-
-
-def _records(predictions: Predictions, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
-    names, losses = predictions.class_names, predictions.losses
-    probabilities = np.exp(predictions.log_probabilities).round(PROBABILITY_DIGITS)
-    count = 0
-    for i, row in enumerate(rows):
-        count += 1
-        if count > len(predictions):
-            break
-        # A lone surrogate can't be written; the model read it as U+FFFD too (bert/text.py).
-        texts = {"text_a": SURROGATE.sub("\ufffd", row.text_a)}
-        if row.text_b is not None:
-            texts["text_b"] = SURROGATE.sub("\ufffd", row.text_b)
-        yield {
-            "row": count,
-            "line": row.line,
-            **texts,
-            "gold": names[predictions.labels[i]],
-            "predicted": names[predictions.predicted[i]],
-            "loss": float(losses[i]),
-            "probabilities": dict(zip(names, probabilities[i].tolist(), strict=True)),
-            "logits": dict(zip(names, predictions.logits[i].tolist(), strict=True)),
+    def record(self, row: int) -> dict[str, Any]:
+        """Return the classes, the loss, and what the model said of every class."""
+        names = self.class_names
+        probabilities = np.exp(self.log_probabilities[row]).round(PROBABILITY_DIGITS)
+        return {
+            "gold": names[self.labels[row]],
+            "predicted": names[self.predicted[row]],
+            "loss": float(self.losses[row]),
+            "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
+            "logits": dict(zip(names, self.logits[row].tolist(), strict=True)),
         }
-    if count != len(predictions):
-        raise ValueError(
-            f"rows: expected {len(predictions)}, one for each prediction, "
-            f"got {'more' if count > len(predictions) else count}; was the file changed?"
+
+    @classmethod
+    def read(cls, path: Path) -> "Predictions":
+        """Read a file; logits are float64, equal to those that were written."""
+        return read_predictions(path)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What the confidences are worth."""
+        return calibrate(self)
+
+    def details(self) -> Details:
+        """Tell the calibration."""
+        accuracy = float(self.correct.mean())
+        return Details(
+            f"Micro F1 is the accuracy: a row has one class.\n\n{self.calibration.text}",
+            {"micro_f1": accuracy, "calibration": self.calibration.as_json()},
         )
+
+    def draw(self, directory: Path) -> None:
+        """Draw which classes are taken for which, and the calibration."""
+        classes = len(self.class_names)
+        confusion = np.zeros((classes, classes), dtype=np.int64)
+        np.add.at(confusion, (self.labels, self.predicted), 1)
+        draw_confusion(confusion, self.class_names, directory / "confusion.png")
+        draw_calibration(self.calibration, classes, directory / "calibration.png")
+
+    def cells(self, row: int, record: Mapping[str, Any]) -> list[str]:
+        """Lay out the texts, the classes, and how sure the model was."""
+        confidence = float(np.exp(self.log_probabilities[row].max()))
+        return [
+            texts_of(record, ("text_a", "text_b")),
+            f"<bdi>{escaped(record['gold'])}</bdi>",
+            f"<bdi>{escaped(record['predicted'])}</bdi>",
+            f"{confidence:.1%}{bar(confidence)}",
+            f"{record['loss']:.2f}",
+        ]
+
+    def outcome(self, row: int) -> tuple[int, int]:
+        """Return both classes."""
+        return int(self.labels[row]), int(self.predicted[row])
+
+
+def score_confusions(
+    confusions: Float[np.ndarray, "draws true predicted"],
+) -> dict[str, Float[np.ndarray, " draws"]]:
+    """Score confusion matrices as scikit-learn does: what isn't defined is 0."""
+    total = confusions.sum((1, 2))
+    right = np.einsum("dcc->dc", confusions)
+    true, predicted = confusions.sum(2), confusions.sum(1)
+    spread = (total**2 - (true**2).sum(1)) * (total**2 - (predicted**2).sum(1))
+    covariance = right.sum(1) * total - (true * predicted).sum(1)
+    return {
+        "accuracy": right.sum(1) / total,
+        "macro_f1": divide(2 * right, true + predicted).mean(1),
+        "mcc": divide(covariance, np.sqrt(spread)),
+    }
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read what `write_predictions` wrote; the texts are not kept.
+    """Read the lines of a classifier; the texts are not kept.
 
     Returns:
         float64 logits, equal to those that were written.
@@ -136,7 +206,7 @@ def read_predictions(path: Path) -> Predictions:
     """
     names: tuple[str, ...] = ()
     labels, logits = array("q"), array("d")
-    for place, record in _lines(path):
+    for place, record in lines(path):
         try:
             values = record["logits"]
             names = names or tuple(values)
@@ -157,22 +227,3 @@ def read_predictions(path: Path) -> Predictions:
         return Predictions(names, np.frombuffer(labels, dtype=np.int64), shaped)
     except ValueError as error:
         raise ValueError(f"{path}, {error}") from None
-
-
-def read_records(path: Path, rows: Collection[int]) -> dict[int, dict[str, Any]]:
-    """Read the whole records of a few rows, numbered from 0; no others are kept."""
-    return {i: record for i, (_, record) in enumerate(_lines(path)) if i in rows}
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each line's place and object."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path}, line {number}"
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{place}: expected JSON: {error}") from None
-            if not isinstance(record, dict):
-                raise ValueError(f"{place}: expected an object, got {type(record).__name__}")
-            yield place, record

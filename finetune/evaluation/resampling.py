@@ -4,33 +4,25 @@ As many rows as there are get drawn from them with replacement, RESAMPLES times,
 of the scores are the interval. It says how the score of this model would vary over other rows of
 the same kind; how it varies over seeds of training, only several runs can say.
 
-Of the rows, accuracy, macro F1 and Matthews' correlation need only how many had which true and
-which predicted class. So to draw rows is to draw those counts, from a multinomial distribution.
+A draw is told by how often each row is in it, and every kind of evidence scores draws told so.
 
-Where every row is right all resamples are the same, and a bootstrap knows nothing. So accuracy,
-being a share, has Wilson's interval (Wilson 1927), which holds there too.
+Where every row is right all resamples are the same, and a bootstrap knows nothing. So a share of
+rows, such as accuracy, has Wilson's interval (Wilson 1927), which holds there too.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
-from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.evidence import Evidence
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-METRICS = ("accuracy", "macro_f1", "mcc", "loss")
-TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "mcc": "Matthews correlation",
-    "loss": "cross-entropy",
-}
 
 CHUNK = 2**21
-"""Numbers held at once, however many rows and classes there are."""
+"""Numbers held at once, however many rows there are."""
 
 
 class Interval(NamedTuple):
@@ -54,20 +46,20 @@ class Difference(NamedTuple):
         return self.second - self.first
 
 
-def intervals(predictions: Predictions, seed: int = 0) -> dict[str, Interval]:
-    """Return the interval of each of METRICS."""
-    found = {name: _middle(drawn[0]) for name, drawn in _resample([predictions], seed).items()}
-    right = int(predictions.correct.sum())
-    return found | {"accuracy": wilson(right, len(predictions))}
+def intervals(evidence: Evidence, seed: int = 0) -> dict[str, Interval]:
+    """Return the interval of each score."""
+    found = {name: _middle(drawn[0]) for name, drawn in _resample([evidence], seed).items()}
+    if evidence.share is None:
+        return found
+    return found | {evidence.share: wilson(int(evidence.correct.sum()), len(evidence))}
 
 
-def differences(first: Predictions, second: Predictions, seed: int = 0) -> dict[str, Difference]:
-    """Return for each of METRICS how far the second is above the first; rows are drawn in pairs.
+def differences(first: Evidence, second: Evidence, seed: int = 0) -> dict[str, Difference]:
+    """Return for each score how far the second is above the first; rows are drawn in pairs.
 
-    Both must be predictions of the same rows.
+    Both must be of the same rows.
     """
-    assert first.class_names == second.class_names
-    assert np.array_equal(first.labels, second.labels)
+    assert type(first) is type(second) and len(first) == len(second)
     before, after = scores(first), scores(second)
     return {
         name: Difference(before[name], after[name], _middle(drawn[1] - drawn[0]))
@@ -75,30 +67,10 @@ def differences(first: Predictions, second: Predictions, seed: int = 0) -> dict[
     }
 
 
-def scores(predictions: Predictions) -> dict[str, float]:
-    """Return each of METRICS."""
-    classes = len(predictions.class_names)
-    confusion = np.zeros((1, classes, classes), dtype=np.int64)
-    np.add.at(confusion[0], (predictions.labels, predictions.predicted), 1)
-    found = {name: float(values[0]) for name, values in score_confusions(confusion).items()}
-    return found | {"loss": float(predictions.losses.mean())}
-
-
-def score_confusions(
-    confusions: Int64[np.ndarray, "draws true predicted"],
-) -> dict[str, Float[np.ndarray, " draws"]]:
-    """Score confusion matrices as scikit-learn does: what isn't defined is 0."""
-    values = confusions.astype(np.float64)
-    total = values.sum((1, 2))
-    right = np.einsum("dcc->dc", values)
-    true, predicted = values.sum(2), values.sum(1)
-    spread = (total**2 - (true**2).sum(1)) * (total**2 - (predicted**2).sum(1))
-    covariance = right.sum(1) * total - (true * predicted).sum(1)
-    return {
-        "accuracy": right.sum(1) / total,
-        "macro_f1": _divide(2 * right, true + predicted).mean(1),
-        "mcc": _divide(covariance, np.sqrt(spread)),
-    }
+def scores(evidence: Evidence) -> dict[str, float]:
+    """Return each score of the rows as they are."""
+    every = np.ones((1, len(evidence)))
+    return {name: float(values[0]) for name, values in evidence.scores(every).items()}
 
 
 def wilson(right: int, rows: int) -> Interval:
@@ -109,57 +81,27 @@ def wilson(right: int, rows: int) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
-def _resample(
-    sets: Sequence[Predictions], seed: int
-) -> dict[str, Float[np.ndarray, "sets draws"]]:
-    """Score RESAMPLES draws of rows, the same ones for each set of predictions."""
+def _resample(sets: Sequence[Evidence], seed: int) -> dict[str, Float[np.ndarray, "sets draws"]]:
+    """Score RESAMPLES draws of rows, the same ones for each set."""
     rng = np.random.default_rng(seed)
-    parts = [
-        [score_confusions(each) for each in confusions]
-        for confusions in _resampled_confusions(sets, rng)
-    ]
-    found = {
-        name: np.stack([
-            np.concatenate([part[i][name] for part in parts]) for i in range(len(sets))
-        ])
-        for name in ("accuracy", "macro_f1", "mcc")
-    }  # fmt: skip
-    return found | {"loss": _resampled_losses(sets, rng)}
+    parts: dict[str, list[np.ndarray]] = {}
+    for counts in _drawn(len(sets[0]), max(each.width for each in sets), rng):
+        found = [each.scores(counts) for each in sets]
+        for name in found[0]:
+            parts.setdefault(name, []).append(np.stack([values[name] for values in found]))
+    return {name: np.concatenate(part, axis=1) for name, part in parts.items()}
 
 
-def _resampled_confusions(
-    sets: Sequence[Predictions], rng: np.random.Generator
-) -> Iterator[list[Int64[np.ndarray, "draws true predicted"]]]:
-    """Yield confusion matrices of drawn rows, one for each set, a chunk of draws at a time."""
-    rows, classes = len(sets[0]), len(sets[0].class_names)
-    outcomes = np.stack([sets[0].labels, *(each.predicted for each in sets)])
-    kinds, counts = np.unique(outcomes, axis=1, return_counts=True)
-    for draws in _chunks(classes**2 + len(counts)):
-        drawn = rng.multinomial(rows, counts / rows, draws)
-        confusions = []
-        for predicted in kinds[1:]:
-            cells = np.zeros((classes**2, draws), dtype=np.int64)
-            np.add.at(cells, kinds[0] * classes + predicted, drawn.T)
-            confusions.append(cells.T.reshape(draws, classes, classes))
-        yield confusions
-
-
-def _resampled_losses(
-    sets: Sequence[Predictions], rng: np.random.Generator
-) -> Float[np.ndarray, "sets draws"]:
-    """Return the mean losses of drawn rows."""
-    losses = np.stack([each.losses for each in sets])
-    rows = losses.shape[1]
-    means = [losses[:, rng.integers(rows, size=(draws, rows))].mean(-1) for draws in _chunks(rows)]
-    return np.concatenate(means, axis=1)
-
-
-def _chunks(size: int) -> Iterator[int]:
-    """Cut RESAMPLES draws into parts of at most CHUNK numbers, where a draw has `size`."""
+def _drawn(
+    rows: int, width: int, rng: np.random.Generator
+) -> Iterator[Float[np.ndarray, "draws rows"]]:
+    """Yield how often each row is in each draw, so many draws at a time as CHUNK allows."""
     left = RESAMPLES
     while left > 0:
-        draws = min(left, max(1, CHUNK // size))
-        yield draws
+        draws = min(left, max(1, CHUNK // max(rows, width)))
+        places = rng.integers(rows, size=(draws, rows)) + rows * np.arange(draws)[:, None]
+        counts = np.bincount(places.ravel(), minlength=draws * rows)
+        yield counts.reshape(draws, rows).astype(np.float64)
         left -= draws
 
 
@@ -168,10 +110,3 @@ def _middle(values: Float[np.ndarray, " draws"]) -> Interval:
     outside = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, (outside, 1 - outside))
     return Interval(float(low), float(high))
-
-
-def _divide(
-    above: Float[np.ndarray, "*shape"], below: Float[np.ndarray, "*shape"]
-) -> Float[np.ndarray, "*shape"]:
-    """Divide; what is divided by 0 is 0."""
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

@@ -13,7 +13,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,10 @@ class AnswerScores:
     """The three for HasAns and NoAns, as the script calls them; empty where all are of a kind."""
     best_threshold: dict[str, float]
     """The null threshold at which f1 would have been best, and this f1; empty without NoAns."""
+    each: np.ndarray = field(repr=False, compare=False)
+    """Exact and F1 of each question, in two columns."""
+    spans: Sequence[Any] = field(default=(), repr=False, compare=False)
+    """What the model said of each question (spans.py), where a model was asked."""
 
     @property
     def text(self) -> str:
@@ -97,6 +101,7 @@ def score_answers(
         len(spans),
         by_kind if len(by_kind) == 2 else {},
         _best_threshold(values[:, 1], of_null[:, 1], odds) if is_null.any() else {},
+        scores,
     )
 
 

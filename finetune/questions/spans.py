@@ -1,9 +1,10 @@
 """From the logits of a question's windows to its answers: the best spans of the context.
 
 A span's score is the logit of its first token as a start plus that of its last as an end. All
-spans of at most so many tokens are considered, in every window; one that two windows hold has the
-better score. "No answer" is [CLS] to [CLS] (Devlin et al. 2018, section 4.3), and has the lowest
-score that it gets in a window: the windows that don't hold the answer are right to say so.
+spans of at most so many tokens are considered, in every window. Each stands for the words that it
+begins and ends with as a whole, and of those that stand for the same, the best score counts. "No
+answer" is [CLS] to [CLS] (Devlin et al. 2018, section 4.3), and has the lowest score that it gets
+in a window: the windows that don't hold the answer are right to say so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,8 @@ def find_spans(
     """Return the best spans of a question.
 
     Args:
-        windows: of each window the start and end logits, finite, and each token's characters.
+        windows: of each window the start and end logits, finite, and the characters of each
+            token's word.
         n_best: spans to return at most.
         longest: tokens of a span at most.
     """

@@ -50,6 +50,8 @@ class Windows:
     """Which of them each window belongs to, from 0."""
     characters: Int32[np.ndarray, "tokens 2"]
     """Where each token starts and ends in the context; OUTSIDE in the frame and the question."""
+    words: Int32[np.ndarray, "tokens 2"]
+    """Where the token's word does: an answer begins and ends with a word, not within one."""
     targets: Int64[np.ndarray, "windows 2"]
     """The tokens of the window with which the answer starts and ends; 0 is [CLS]."""
     cut_questions: int
@@ -111,6 +113,7 @@ def cut_windows(
     """
     numbers: list[int] = []
     characters: list[np.ndarray] = []
+    words: list[np.ndarray] = []
     targets: list[tuple[int, int]] = []
     cut = 0
 
@@ -120,14 +123,16 @@ def cut_windows(
             kept = text.keep(question_room(max_length))
             cut += len(kept.ids) < len(text.ids)
             edges = np.array(context.offsets, dtype=np.int32).reshape(-1, 2)
+            of_words = _edges_of_words(context, edges)
             answer = _tokens_of_answer(questions[number], edges)
             before = len(kept.ids) + 2
             for first, end in _parts(len(context.ids), max_length - before - 1, stride):
                 window = frame(tokenizer.cls_id, tokenizer.sep_id, kept, context.part(first, end))
-                places = np.full((len(window), 2), OUTSIDE, dtype=np.int32)
-                places[before : before + end - first] = edges[first:end]
                 numbers.append(number)
-                characters.append(places)
+                for found, some in ((characters, edges), (words, of_words)):
+                    places = np.full((len(window), 2), OUTSIDE, dtype=np.int32)
+                    places[before : before + end - first] = some[first:end]
+                    found.append(places)
                 targets.append(_target(answer, first, end, before))
                 yield window
 
@@ -137,6 +142,7 @@ def cut_windows(
         len(questions),
         np.array(numbers, dtype=np.int64),
         np.concatenate(characters) if characters else np.empty((0, 2), dtype=np.int32),
+        np.concatenate(words) if words else np.empty((0, 2), dtype=np.int32),
         np.array(targets, dtype=np.int64).reshape(-1, 2),
         cut,
     )
@@ -157,6 +163,17 @@ def _segments(
 
 def _unframed(row: Encoding) -> Segment:
     return Segment(row.ids[1:-1], row.offsets[1:-1], row.tokens[1:-1], row.word_ids[1:-1])
+
+
+def _edges_of_words(
+    context: Segment, edges: Int32[np.ndarray, "tokens 2"]
+) -> Int32[np.ndarray, "tokens 2"]:
+    """Return where the word of each token starts and ends, given that of the tokens."""
+    ids = np.array(context.word_ids, dtype=np.int64)
+    begins = np.flatnonzero(np.diff(ids, prepend=-1))
+    pieces = np.diff(begins, append=len(ids))
+    whole = np.stack([edges[begins, 0], edges[begins + pieces - 1, 1]], axis=1)
+    return np.repeat(whole, pieces, axis=0)
 
 
 def _parts(tokens: int, room: int, stride: int) -> Iterator[tuple[int, int]]:

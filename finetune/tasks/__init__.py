@@ -58,6 +58,11 @@ def task_class(name: str) -> "type[Task[Any, Any]]":
     return found[0]
 
 
+def name_of(task: "Task[Any, Any]") -> str:
+    """Return what `--task` calls a task."""
+    return type(task).__module__.rpartition(".")[2].replace("_", "-")
+
+
 def configured(name: str, given: Sequence[str]) -> "Task[Any, Any]":
     """Return a task with its options as the command line gives them, NAME=VALUE.
 
@@ -112,9 +117,14 @@ def of_model(directory: Path) -> "Task[Any, Any]":
         ) from None
 
 
-def state(name: str, task: "Task[Any, Any]") -> dict[str, Any]:
-    """Return the fields of BertConfig that keep the task with the model; see `of_model`."""
-    options = asdict(task)
+def state(
+    name: str, task: "Task[Any, Any]", facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the fields of BertConfig that keep the task with the model; see `of_model`.
+
+    `facts` are what is kept besides the options (`Task.facts`).
+    """
+    options = {**asdict(task), **(facts or {})}
     kept = {name: options} if options else None
     return {"finetuning_task": name, "task_specific_params": kept}
 

@@ -1,6 +1,6 @@
 """Tell the class of a text, or of a pair of texts (Devlin et al. 2018, section 4.1)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,24 @@ from jaxtyping import Float
 
 from bert.config import BertConfig
 from bert.finetuning import BertForSequenceClassification
-from bert.text import TextReport
 from bert.tokenization import Tokenizer
-from finetune.batches import ShuffledBatches
-from finetune.config import FinetuneConfig
+from finetune.batches import EVALUATION_TOKENS, ShuffledBatches
+from finetune.config import Columns, FinetuneConfig
 from finetune.data import LabelledRows, read_rows
 from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.report import write_evaluation
 from finetune.losses import BALANCED, CrossEntropy, class_weights
 from finetune.metrics import ClassificationScores, score
+from finetune.predictor import Predictor
 from finetune.sequences import (
     DIGITS,
     SequenceObjective,
     SequenceTask,
+    check_kind,
     hold_against,
     predict_logits,
     refuse_one_segment,
 )
+from finetune.tables import Row
 from finetune.task import Scores
 
 
@@ -92,19 +93,33 @@ class Classification(SequenceTask):
         return ShuffledBatches(train, config.batch_size, config.seed, classes)
 
     def evaluate(
-        self, model: BertForSequenceClassification, rows: LabelledRows
+        self,
+        model: BertForSequenceClassification,
+        rows: LabelledRows,
+        batch_tokens: int = EVALUATION_TOKENS,
     ) -> ClassificationScores:
         """Score the model's predictions."""
-        return score(predict_logits(model, rows.tokens), rows.labels, rows.class_names)
+        logits = predict_logits(model, rows.tokens, batch_tokens)
+        return score(logits, rows.labels, rows.class_names)
 
-    def keep(
-        self, directory: Path, rows: LabelledRows, scores: Scores, about: Mapping[str, Any]
-    ) -> str:
-        """Leave the predictions, the mistakes, pictures; say how sure the scores are."""
+    def read_again(
+        self,
+        path: Path,
+        columns: Columns,
+        predictor: Predictor,
+        change: Callable[[Row], Row] | None = None,
+    ) -> LabelledRows:
+        """Read a file whose classes are the model's."""
+        config, tokenizer = predictor.model.config, predictor.tokenizer
+        names = tuple(config.id2label.values())
+        rows = read_rows(path, columns, tokenizer, predictor.max_length, names, change=change)
+        check_kind(config, rows)
+        return rows
+
+    def evidence(self, rows: LabelledRows, scores: Scores) -> Predictions:
+        """Return the predictions."""
         assert isinstance(scores, ClassificationScores)
-        predictions = Predictions(rows.class_names, rows.labels, scores.logits)
-        texts = rows.table.rows(TextReport())
-        return write_evaluation(directory, predictions, texts, about).sureness
+        return Predictions(rows.class_names, rows.labels, scores.logits)
 
     def check_model(self, model: BertConfig) -> None:
         """Refuse a model of another problem, or of one class."""

@@ -1,6 +1,7 @@
 """Tell all the classes of a text, or of a pair of texts: none, one or several."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,25 @@ from jaxtyping import Float
 from bert.config import BertConfig
 from bert.finetuning import BertForSequenceClassification
 from bert.tokenization import Tokenizer
-from finetune.config import FinetuneConfig
+from finetune.batches import EVALUATION_TOKENS
+from finetune.config import Columns, FinetuneConfig
 from finetune.data import LabelledRows, read_texts
+from finetune.evaluation.class_sets import ClassSets
 from finetune.labels import class_of, name_classes, read_several
 from finetune.losses import BinaryCrossEntropy, yes_weights
 from finetune.metrics import require_scikit_learn
+from finetune.predictor import Predictor
 from finetune.sequences import (
     DIGITS,
     SequenceObjective,
     SequenceTask,
+    check_kind,
     hold_against,
     predict_logits,
     refuse_one_segment,
 )
+from finetune.tables import Row
+from finetune.task import Scores
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,37 @@ class MultiLabel(SequenceTask):
         train: LabelledRows | None,
     ) -> LabelledRows:
         """Read a file whose rows have lists of classes; the train file gives the classes."""
+        names = config.class_names if train is None else train.class_names
+        limit = config.train_rows if train is None else None
+        rows = self._read(path, config.columns, tokenizer, config.max_length, names, limit)
+        hold_against(train, path, rows)
+        return rows
+
+    def read_again(
+        self,
+        path: Path,
+        columns: Columns,
+        predictor: Predictor,
+        change: Callable[[Row], Row] | None = None,
+    ) -> LabelledRows:
+        """Read a file whose classes are the model's."""
+        config = predictor.model.config
+        names, length = tuple(config.id2label.values()), predictor.max_length
+        rows = self._read(path, columns, predictor.tokenizer, length, names, None, change)
+        check_kind(config, rows)
+        return rows
+
+    def _read(
+        self,
+        path: Path,
+        columns: Columns,
+        tokenizer: Tokenizer,
+        max_length: int,
+        names: Sequence[str] | None,
+        limit: int | None,
+        change: Callable[[Row], Row] | None = None,
+    ) -> LabelledRows:
+        """Read a file; where no names are given, it gives them."""
         places: dict[str, str] = {}
 
         def read_labels(value: Any, place: str) -> list[str]:
@@ -61,21 +99,15 @@ class MultiLabel(SequenceTask):
                 places.setdefault(label, place)
             return labels
 
-        limit = config.train_rows if train is None else None
         table, tokens, lists = read_texts(
-            path, config.columns, tokenizer, config.max_length, read_labels, limit
+            path, columns, tokenizer, max_length, read_labels, limit, change
         )
-        if train is not None:
-            names = train.class_names
-        else:
-            names = config.class_names or (name_classes(places) if places else ())
+        names = names or (name_classes(places) if places else ())
         classes = {label: class_of(label, names, place) for label, place in places.items()}
         sets = np.zeros((len(lists), len(names)), np.float32)
         for row, labels in enumerate(lists):
             sets[row, [classes[label] for label in labels]] = 1
-        rows = LabelledRows(table, tokens, sets, tuple(names), config.max_length)
-        hold_against(train, path, rows)
-        return rows
+        return LabelledRows(table, tokens, sets, tuple(names), max_length)
 
     def head(self, encoder: BertConfig, train: LabelledRows) -> BertConfig:
         """Name the classes in the configuration."""
@@ -99,11 +131,27 @@ class MultiLabel(SequenceTask):
         return SequenceObjective(model, "binary_cross_entropy", BinaryCrossEntropy(weights))
 
     def evaluate(
-        self, model: BertForSequenceClassification, rows: LabelledRows
+        self,
+        model: BertForSequenceClassification,
+        rows: LabelledRows,
+        batch_tokens: int = EVALUATION_TOKENS,
     ) -> "MultiLabelScores":
         """Score the predictions from the threshold on."""
-        logits = predict_logits(model, rows.tokens)
+        logits = predict_logits(model, rows.tokens, batch_tokens)
         return score_sets(logits, rows.labels, rows.class_names, self.threshold)
+
+    def evidence(self, rows: LabelledRows, scores: Scores) -> ClassSets:
+        """Return the sets of classes."""
+        assert isinstance(scores, MultiLabelScores)
+        logits = scores.logits.astype(np.float64)
+        probabilities = sigmoid(logits)
+        return ClassSets(
+            rows.class_names,
+            rows.labels > 0,
+            probabilities >= self.threshold,
+            probabilities,
+            (np.logaddexp(0, logits) - logits * rows.labels).mean(1),
+        )
 
     def check_model(self, model: BertConfig) -> None:
         """Refuse a model of another problem."""
@@ -151,6 +199,8 @@ class MultiLabelScores:
     """scikit-learn's classification_report: precision, recall, f1-score and support."""
     text: str
     """All of it, to print."""
+    logits: Float[np.ndarray, "rows labels"] = field(repr=False, compare=False)
+    """What was scored."""
 
     def summary(self) -> dict[str, float]:
         """Return the numbers that a log line holds."""
@@ -196,4 +246,5 @@ def score_sets(
             f"{report}\nA class is predicted from a probability of {threshold:g} on. Whole sets "
             f"right: {accuracy:.4f}; binary cross-entropy {loss:.4f} nats\n"
         ),
+        logits=logits,
     )

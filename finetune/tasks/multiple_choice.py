@@ -5,8 +5,8 @@ gets one logit; a softmax over the choices of a question gives their probabiliti
 Face's BertForMultipleChoice. Questions of two and of five choices may share a file, and a batch.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,20 @@ from torch import Tensor
 from bert.attention_entropy import attention_entropy
 from bert.config import BertConfig
 from bert.finetuning import BertForMultipleChoice
-from bert.text import SURROGATE
+from bert.text import SURROGATE, TextReport
 from bert.tokenization import Tokenizer
 from bert.training.objective import Objective
 from bert.training.throughput import training_operations
-from finetune.batches import ShuffledBatches, TokenRows
+from finetune.batches import EVALUATION_TOKENS, ShuffledBatches, TokenRows
 from finetune.choices.files import ChoiceColumns, Choices
 from finetune.choices.rows import ChoiceBatch, ChoiceRows, encode_choices, read_choice_rows
 from finetune.config import Columns, FinetuneConfig
+from finetune.evaluation.choices import ChosenTexts
 from finetune.predictor import Predictor
 from finetune.segments import segment_cross_entropy
 from finetune.sequences import DIGITS, at_least_float32, predict_logits
-from finetune.task import Answer, Task
+from finetune.tables import Row, records
+from finetune.task import Answer, Scores, Task
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class ChoiceScores:
     loss: float
     """Mean cross-entropy, in nats."""
     questions: int
+    log_probabilities: tuple[Float[np.ndarray, " choices"], ...] = field(repr=False, compare=False)
+    """Of each question's choices; float64."""
 
     @property
     def text(self) -> str:
@@ -58,7 +62,7 @@ class ChoiceScores:
 
     def as_json(self) -> dict[str, float]:
         """Return all numbers."""
-        return asdict(self)
+        return {**self.summary(), "chance": self.chance, "questions": self.questions}
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class MultipleChoice(Task[ChoiceRows, Choices]):
                 f"class_names: expected none in multiple choice, got {config.class_names}"
             )
         limit = config.train_rows if train is None else None
-        return read_choice_rows(path, config, self.choices, tokenizer, limit)
+        return read_choice_rows(
+            path, config.columns, self.choices, tokenizer, config.max_length, limit
+        )
 
     def head(self, encoder: BertConfig, train: ChoiceRows) -> BertConfig:
         """Ask for one logit a choice."""
@@ -110,10 +116,15 @@ class MultipleChoice(Task[ChoiceRows, Choices]):
         """Return micro-batches of `batch_size` questions, each with all its choices."""
         return ShuffledBatches(train, config.batch_size, config.seed)
 
-    def evaluate(self, model: BertForMultipleChoice, rows: ChoiceRows) -> ChoiceScores:
+    def evaluate(
+        self,
+        model: BertForMultipleChoice,
+        rows: ChoiceRows,
+        batch_tokens: int = EVALUATION_TOKENS,
+    ) -> ChoiceScores:
         """Score the likeliest choices."""
-        logits = predict_logits(model, rows.tokens)[:, 0]
-        found = [_log_softmax(logits[first:end]) for first, end in pairwise(rows.edges)]
+        logits = predict_logits(model, rows.tokens, batch_tokens)[:, 0]
+        found = tuple(_log_softmax(logits[first:end]) for first, end in pairwise(rows.edges))
         right = [values[label] for values, label in zip(found, rows.labels, strict=True)]
         hits = [v.argmax() == label for v, label in zip(found, rows.labels, strict=True)]
         return ChoiceScores(
@@ -121,7 +132,36 @@ class MultipleChoice(Task[ChoiceRows, Choices]):
             chance=float(np.mean(1 / rows.sizes)),
             loss=float(-np.mean(right)),
             questions=len(rows),
+            log_probabilities=found,
         )
+
+    def read_again(
+        self,
+        path: Path,
+        columns: Columns,
+        predictor: Predictor,
+        change: Callable[[Row], Row] | None = None,
+    ) -> ChoiceRows:
+        """Read a file of questions with their choices."""
+        assert change is None
+        length = predictor.max_length
+        return read_choice_rows(path, columns, self.choices, predictor.tokenizer, length)
+
+    def evidence(self, rows: ChoiceRows, scores: Scores) -> ChosenTexts:
+        """Return what was chosen."""
+        assert isinstance(scores, ChoiceScores)
+        found = scores.log_probabilities
+        return ChosenTexts(
+            rows.labels,
+            tuple(np.exp(values) for values in found),
+            np.array([-values[i] for values, i in zip(found, rows.labels, strict=True)]),
+        )
+
+    def texts(self, rows: ChoiceRows) -> Iterator[dict[str, Any]]:
+        """Yield each row's line, its premise, and its choices as the model reads them."""
+        for line, record in records(rows.path, TextReport()):
+            row = rows.columns.read(record, f"{rows.path}, line {line}")
+            yield {"line": line, "premise": row.premise, "choices": list(row.seconds)}
 
     # --- to predict ----------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ theirs goes over the padding of a padded batch too, which doesn't exist here.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from bert.finetuning import BertForQuestionAnswering
 from bert.tokenization import Tokenizer
 from bert.training.objective import Objective
 from bert.training.throughput import training_operations
-from finetune.batches import ShuffledBatches
+from finetune.batches import EVALUATION_TOKENS, ShuffledBatches
 from finetune.config import Columns, FinetuneConfig
+from finetune.evaluation.answers import Answered, Answers
 from finetune.predictor import Predictor
 from finetune.questions.metrics import AnswerScores, score_answers
 from finetune.questions.rows import QuestionRows, read_questions
@@ -34,7 +35,8 @@ from finetune.questions.squad import Question
 from finetune.questions.windows import SpanBatch, Windows, check_stride, cut_windows
 from finetune.segments import segment_cross_entropy
 from finetune.sequences import DIGITS, at_least_float32
-from finetune.task import Answer, Task
+from finetune.tables import Row
+from finetune.task import Answer, Scores, Task
 from finetune.token_logits import predict_token_logits
 
 
@@ -111,10 +113,16 @@ class QuestionAnswering(Task[QuestionRows, Question]):
         """Return micro-batches of `batch_size` windows."""
         return ShuffledBatches(train, config.batch_size, config.seed)
 
-    def evaluate(self, model: BertForQuestionAnswering, rows: QuestionRows) -> AnswerScores:
+    def evaluate(
+        self,
+        model: BertForQuestionAnswering,
+        rows: QuestionRows,
+        batch_tokens: int = EVALUATION_TOKENS,
+    ) -> AnswerScores:
         """Answer the questions, and score the answers."""
-        found = self._spans(predict_token_logits(model, rows.windows.tokens), rows.windows)
-        return score_answers(
+        logits = predict_token_logits(model, rows.windows.tokens, batch_tokens)
+        found = self._spans(logits, rows.windows)
+        scores = score_answers(
             [
                 spans.best[0].text(question.context) if spans.best else ""
                 for spans, question in zip(found, rows.questions, strict=True)
@@ -122,6 +130,49 @@ class QuestionAnswering(Task[QuestionRows, Question]):
             [[answer.text for answer in question.answers] for question in rows.questions],
             [spans.null_odds for spans in found],
             self.null_threshold,
+        )
+        return replace(scores, spans=found)
+
+    def read_again(
+        self,
+        path: Path,
+        columns: Columns,
+        predictor: Predictor,
+        change: Callable[[Row], Row] | None = None,
+    ) -> QuestionRows:
+        """Read a file of SQuAD's."""
+        assert change is None
+        if columns != Columns():
+            raise ValueError(f"columns: expected none for question-answering, got {columns}")
+        length = predictor.max_length
+        stride = check_stride(self.stride, length)
+        return read_questions(path, predictor.tokenizer, length, stride, is_train=False)
+
+    def evidence(self, rows: QuestionRows, scores: Scores) -> Answers:
+        """Return the answers."""
+        assert isinstance(scores, AnswerScores)
+        return Answers([
+            self._answered(question, spans, exact, f1)
+            for question, spans, (exact, f1) in zip(
+                rows.questions, scores.spans, scores.each.tolist(), strict=True
+            )
+        ])  # fmt: skip
+
+    def texts(self, rows: QuestionRows) -> Iterator[dict[str, Any]]:
+        """Yield each question's id, and the texts."""
+        for question in rows.questions:
+            yield {"id": question.id, "question": question.text, "context": question.context}
+
+    def _answered(self, question: Question, spans: Spans, exact: float, f1: float) -> Answered:
+        is_null = spans.is_null(self.null_threshold)
+        return Answered(
+            gold=[answer.text for answer in question.answers],
+            gold_spans=[(a.start, a.start + len(a.text)) for a in question.placed_answers],
+            predicted="" if is_null else spans.best[0].text(question.context),
+            span=None if is_null else (spans.best[0].start, spans.best[0].end),
+            score=spans.probability(self.null_threshold),
+            exact=exact,
+            f1=f1,
         )
 
     # --- to predict ----------------------------------------------------------------------
@@ -182,7 +233,7 @@ class QuestionAnswering(Task[QuestionRows, Question]):
         """Find the best spans of each question."""
         return [
             find_spans(
-                [(logits[tokens], windows.characters[tokens]) for tokens in parts],
+                [(logits[tokens], windows.words[tokens]) for tokens in parts],
                 self.n_best,
                 self.longest_answer,
             )

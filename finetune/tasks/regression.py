@@ -1,6 +1,7 @@
 """Rate a text, or a pair of texts, with a number, as STS-B does (Cer et al. 2017)."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,27 @@ from torch import Tensor
 from bert.config import BertConfig
 from bert.finetuning import BertForSequenceClassification
 from bert.tokenization import Tokenizer
-from finetune.config import FinetuneConfig
+from finetune.batches import EVALUATION_TOKENS
+from finetune.config import Columns, FinetuneConfig
 from finetune.data import LabelledRows, read_texts
+from finetune.evaluation.numbers import Numbers
 from finetune.labels import read_number
 from finetune.metrics import require_scikit_learn
+from finetune.predictor import Predictor
 from finetune.sequences import (
     DIGITS,
     SequenceObjective,
     SequenceTask,
+    check_kind,
     predict_logits,
     refuse_one_segment,
     refuse_other_kind,
 )
+from finetune.tables import USUAL_NAMES, Row
+from finetune.task import Scores
+
+LABEL_NAMES = (*USUAL_NAMES["label"], "score")
+"""STS-B's file calls it score."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,9 @@ class Regression(SequenceTask):
             raise ValueError(f"class_names: expected none in regression, got {config.class_names}")
         limit = config.train_rows if train is None else None
         table, tokens, labels = read_texts(
-            path, config.columns, tokenizer, config.max_length, read_number, limit
-        )
+            path, config.columns, tokenizer, config.max_length, read_number, limit, None,
+            LABEL_NAMES,
+        )  # fmt: skip
         rows = LabelledRows(table, tokens, np.array(labels, np.float32), (), config.max_length)
         if train is not None:
             refuse_other_kind(path, rows, train)
@@ -70,10 +81,34 @@ class Regression(SequenceTask):
         return SequenceObjective(model, "squared_error", squared_error)
 
     def evaluate(
-        self, model: BertForSequenceClassification, rows: LabelledRows
+        self,
+        model: BertForSequenceClassification,
+        rows: LabelledRows,
+        batch_tokens: int = EVALUATION_TOKENS,
     ) -> "RegressionScores":
         """Hold the predictions against the labels."""
-        return score_numbers(predict_logits(model, rows.tokens)[:, 0], rows.labels)
+        return score_numbers(predict_logits(model, rows.tokens, batch_tokens)[:, 0], rows.labels)
+
+    def read_again(
+        self,
+        path: Path,
+        columns: Columns,
+        predictor: Predictor,
+        change: Callable[[Row], Row] | None = None,
+    ) -> LabelledRows:
+        """Read a file whose labels are numbers."""
+        length = predictor.max_length
+        table, tokens, labels = read_texts(
+            path, columns, predictor.tokenizer, length, read_number, None, change, LABEL_NAMES
+        )
+        rows = LabelledRows(table, tokens, np.array(labels, np.float32), (), length)
+        check_kind(predictor.model.config, rows)
+        return rows
+
+    def evidence(self, rows: LabelledRows, scores: Scores) -> Numbers:
+        """Return the numbers."""
+        assert isinstance(scores, RegressionScores)
+        return Numbers(rows.labels.astype(np.float64), scores.predicted)
 
     def check_model(self, model: BertConfig) -> None:
         """Refuse a model of another problem, or of several outputs."""
@@ -108,6 +143,8 @@ class RegressionScores:
     """Mean squared error."""
     mean_error: float
     """Mean absolute error, in the labels' unit."""
+    predicted: Float[np.ndarray, " rows"] = field(repr=False, compare=False)
+    """What was scored; float64."""
 
     @property
     def text(self) -> str:
@@ -150,4 +187,5 @@ def score_numbers(
         spearman=float(stats.spearmanr(found, wanted).statistic) if varies else 0.0,
         mse=float(((found - wanted) ** 2).mean()),
         mean_error=float(np.abs(found - wanted).mean()),
+        predicted=found,
     )

@@ -1,7 +1,7 @@
 """Find the entities of a text: a tag for each word (Devlin et al. 2018, section 5.3)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,20 @@ from bert.config import BertConfig
 from bert.finetuning import BertForTokenClassification
 from bert.tokenization import Tokenizer
 from bert.training.objective import Objective
-from finetune.batches import ShuffledBatches, TokenRows
-from finetune.config import FinetuneConfig
+from finetune.batches import EVALUATION_TOKENS, ShuffledBatches, TokenRows
+from finetune.config import Columns, FinetuneConfig
 from finetune.data import LabelledBatch
 from finetune.entities.conll import WORD_KEYS, list_of_texts, read_sentences
 from finetune.entities.iob import repair, spans
 from finetune.entities.rows import UNLABELLED, TaggedRows, read_tagged
+from finetune.entities.scores import EntityScores, score_tags
 from finetune.entities.words import Window, encode_text, encode_words
-from finetune.metrics import cross_entropy, require_seqeval
+from finetune.evaluation.entities import Entities
+from finetune.metrics import cross_entropies, require_seqeval
 from finetune.predictor import Predictor
 from finetune.sequences import DIGITS, at_least_float32
-from finetune.task import Answer, Task
+from finetune.tables import Row
+from finetune.task import Answer, Scores, Task
 from finetune.token_logits import predict_token_logits
 
 Words = str | list[str]
@@ -54,17 +57,41 @@ class TokenClassification(Task[TaggedRows, Words]):
         train: TaggedRows | None,
     ) -> TaggedRows:
         """Read a file of tagged sentences; the train file gives the types of entities."""
-        sentences = read_sentences(
-            path, config.columns, self.word_column, self.tag_column, tokenizer.report
-        )
         types = config.class_names if train is None else _types(train.tag_names)
         limit = config.train_rows if train is None else None
-        rows = read_tagged(path, sentences, tokenizer, config.max_length, types, limit)
+        rows = self._read(path, config.columns, tokenizer, config.max_length, types, limit)
         absent = [name for name, count in rows.entities.items() if count == 0]
-        if len(absent) == len(rows.entities):
-            raise ValueError(f"{path}: expected entities, got none")
         if train is None and absent:
             raise ValueError(f"{path}: expected entities of type {absent[0]!r}, got none")
+        return rows
+
+    def read_again(
+        self,
+        path: Path,
+        columns: Columns,
+        predictor: Predictor,
+        change: Callable[[Row], Row] | None = None,
+    ) -> TaggedRows:
+        """Read a file whose entities are of the model's types."""
+        assert change is None
+        types = _types(tuple(predictor.model.config.id2label.values()))
+        return self._read(path, columns, predictor.tokenizer, predictor.max_length, types)
+
+    def _read(
+        self,
+        path: Path,
+        columns: Columns,
+        tokenizer: Tokenizer,
+        max_length: int,
+        types: Sequence[str] | None,
+        limit: int | None = None,
+    ) -> TaggedRows:
+        sentences = read_sentences(
+            path, columns, self.word_column, self.tag_column, tokenizer.report
+        )
+        rows = read_tagged(path, sentences, tokenizer, max_length, types, limit)
+        if not any(rows.entities.values()):
+            raise ValueError(f"{path}: expected entities, got none")
         return rows
 
     def head(self, encoder: BertConfig, train: TaggedRows) -> BertConfig:
@@ -89,18 +116,36 @@ class TokenClassification(Task[TaggedRows, Words]):
         """Return micro-batches of `batch_size` rows."""
         return ShuffledBatches(train, config.batch_size, config.seed)
 
-    def evaluate(self, model: BertForTokenClassification, rows: TaggedRows) -> "EntityScores":
+    def evaluate(
+        self,
+        model: BertForTokenClassification,
+        rows: TaggedRows,
+        batch_tokens: int = EVALUATION_TOKENS,
+    ) -> EntityScores:
         """Score the predicted entities of whole sentences."""
-        logits = predict_token_logits(model, rows.tokens)
+        logits = predict_token_logits(model, rows.tokens, batch_tokens)
         labelled = rows.labels != UNLABELLED
-        loss = cross_entropy(logits[labelled], rows.labels[labelled])
+        losses = np.zeros(len(rows.labels))
+        losses[labelled] = cross_entropies(logits[labelled], rows.labels[labelled])
         best = logits.argmax(-1)
         found = [
             [rows.tag_names[best[place]] if place >= 0 else "O" for place in places]
             for places in rows.places
         ]
-        gold = [[rows.tag_names[tag] for tag in tags] for tags in rows.gold]
-        return score_tags(found, gold, loss)
+        scores = score_tags(found, rows.gold_tags, float(losses[labelled].mean()))
+        of_sentences = [losses[[p for p in row if p >= 0]].sum() for row in rows.places]
+        return replace(scores, losses=np.array(of_sentences))
+
+    def evidence(self, rows: TaggedRows, scores: Scores) -> Entities:
+        """Return the tags."""
+        assert isinstance(scores, EntityScores) and scores.losses is not None
+        labelled = np.array([sum(place >= 0 for place in row) for row in rows.places])
+        return Entities(rows.gold_tags, scores.tags, labelled, scores.losses)
+
+    def texts(self, rows: TaggedRows) -> Iterator[dict[str, Any]]:
+        """Yield each sentence's first line, and its words."""
+        for line, words in zip(rows.first_lines, rows.words, strict=True):
+            yield {"line": line, "words": words}
 
     def require_libraries(self) -> None:
         """Look for seqeval, which knows entities."""
@@ -219,71 +264,6 @@ def _entities(
 def _softmax(logits: Float[np.ndarray, "tokens labels"]) -> Float[np.ndarray, "tokens labels"]:
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))
     return exponentials / exponentials.sum(-1, keepdims=True)
-
-
-# --- scores ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class EntityScores:
-    """What predicted entities are worth; one is right if its words and its type are."""
-
-    f1: float
-    """Over all entities: the harmonic mean of precision and recall."""
-    precision: float
-    recall: float
-    macro_f1: float
-    """The mean of the types' F1."""
-    accuracy: float
-    """Share of the words whose tag is right; most are O."""
-    loss: float
-    """Mean cross-entropy of a word's tag, in nats."""
-    per_type: dict[str, dict[str, float]]
-    """seqeval's classification_report: precision, recall, f1-score and support."""
-    text: str
-    """All of it, to print."""
-
-    def summary(self) -> dict[str, float]:
-        """Return the numbers that a log line holds."""
-        names = ("f1", "precision", "recall", "macro_f1", "accuracy", "loss")
-        return {name: getattr(self, name) for name in names}
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all numbers."""
-        return {**self.summary(), "per_type": self.per_type}
-
-
-def score_tags(found: list[list[str]], gold: list[list[str]], loss: float) -> EntityScores:
-    """Score sentences' tags against the true ones, which are IOB2; the predicted are repaired.
-
-    Raises:
-        ModuleNotFoundError: seqeval is missing.
-    """
-    metrics = require_seqeval()
-    mended = [repair(tags) for tags in found]
-    predicted = [tags for tags, _ in mended]
-    numbers = metrics.classification_report(gold, predicted, output_dict=True, zero_division=0)
-    report = metrics.classification_report(gold, predicted, digits=4, zero_division=0)
-    accuracy = float(metrics.accuracy_score(gold, predicted))
-    repaired = sum(count for _, count in mended)
-    averages = {"micro avg", "macro avg", "weighted avg"}
-    return EntityScores(
-        f1=float(numbers["micro avg"]["f1-score"]),
-        precision=float(numbers["micro avg"]["precision"]),
-        recall=float(numbers["micro avg"]["recall"]),
-        macro_f1=float(numbers["macro avg"]["f1-score"]),
-        accuracy=accuracy,
-        loss=loss,
-        per_type={
-            kind: {k: float(v) for k, v in row.items()}
-            for kind, row in numbers.items()
-            if kind not in averages
-        },
-        text=(
-            f"{report}\nWords with the right tag {accuracy:.4f}, cross-entropy {loss:.4f} nats; "
-            f"{repaired:,} predicted tags were not IOB2, and were repaired\n"
-        ),
-    )
 
 
 def _types(tag_names: Sequence[str]) -> list[str]:

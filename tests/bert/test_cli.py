@@ -243,12 +243,15 @@ BAKE = ["bake", "cheese", "--eggs", "3"]
         (["pretran"], "bert: error: no command pretran; did you mean pretrain?"),
         (["xyzzy"], "bert: error: no command xyzzy"),
         (["--versoin"], "bert: error: no option --versoin; did you mean --version?"),
-        (["bake"], "bert bake: error: CAKE: expected a path, got nothing"),
-        (["bake", "x"], "bert bake: error: --eggs: expected an integer, got nothing"),
-        (["bake", "x", "--eggs"], "bert bake: error: --eggs: expected an integer, got nothing"),
+        (
+            ["bake"],
+            "bert bake: error: CAKE: expected a path, got nothing; missing too: --eggs N",
+        ),
+        (["bake", "x"], "bert bake: error: --eggs: expected --eggs N, got nothing"),
+        (["bake", "x", "--eggs"], "bert bake: error: --eggs: expected --eggs N, got nothing"),
         (
             ["bake", "x", "--eggs", "--dry-run"],
-            "bert bake: error: --eggs: expected an integer, got nothing",
+            "bert bake: error: --eggs: expected --eggs N, got nothing",
         ),
         (
             ["bake", "x", "--eggs", "3.5"],

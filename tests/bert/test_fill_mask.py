@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 
-from bert import BertConfig, BertForMaskedLM, BertForPreTraining, Tokenizer, save_pretrained
+from bert import Bert, BertConfig, BertForMaskedLM, BertForPreTraining, Tokenizer, save_pretrained
+from bert.architectures import ARCHITECTURES
 from bert.cli import main
 from bert.fill_mask import fill_mask, load
+from bert.finetuning import BertForSequenceClassification
 
 WORDS = "the cat sat on mat and dog ran to it , . ! we are in old house".split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -186,3 +188,20 @@ def test_mistakes(argv, line, directory, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
     assert err.startswith(f"bert fill-mask: error: {line}")
+
+
+@pytest.mark.parametrize(
+    ("model_class", "takes"),
+    [(Bert, "bert embed"), (BertForSequenceClassification, "bert predict")],
+)
+def test_a_model_without_the_head_is_told_by_its_name(
+    model_class, takes, directory, tmp_path, capsys
+):
+    model, tokenizer = load(directory)
+    save_pretrained(model_class(model.config), tmp_path, tokenizer)
+    assert main(["fill-mask", "a [MASK]", "--model", str(tmp_path)]) == 2
+    name = ARCHITECTURES[model_class]
+    assert capsys.readouterr().err == (
+        f"bert fill-mask: error: --model: expected one for masked words, got {tmp_path}, a "
+        f"{name}; {takes} takes it\n"
+    )

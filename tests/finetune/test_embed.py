@@ -181,7 +181,7 @@ def test_what_is_not_done_here_is_refused_by_file(tmp_path, name, content, messa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"out": Path("v.txt")}, "out: expected a name that ends in .npy or .jsonl, got "),
+        ({"out": Path("v.txt")}, "out: expected a name that ends in .npy or .jsonl, got 'v.txt'"),
         ({"max_length": 2}, "max_length: expected 3 or more, got 2"),
         ({"window": 0}, "window: expected 1 or more, got 0"),
         ({"batch_tokens": 0}, "batch_tokens: expected 1 or more, got 0"),

@@ -174,3 +174,18 @@ def test_a_fresh_start_takes_no_weights_from_before(make_config):
     old.offer(model, 1.0)
     run_it(replace(config, resume="none", overwrite=True))
     assert BestWeights(path, old.run).value < 1.0
+
+
+def test_a_fresh_start_deletes_what_the_run_before_has_made(make_config):
+    first = run_it(make_config({"budget": "2"}))
+    (first.run_dir / "mine.txt").write_text("a user's own")
+    made = {path.name for path in first.run_dir.iterdir()}
+    assert {"test", "validation", "model", "report.txt", "best.safetensors"} <= made
+    config = make_config(
+        {"budget": "2"}, resume="none", overwrite=True, validation_file=None, test_file=None
+    )
+    run_it(config)
+    left = {path.name for path in first.run_dir.iterdir()}
+    assert not {"test", "validation", "best.safetensors"} & left
+    assert {"model", "mine.txt"} <= left
+    assert "test" not in json.loads((first.run_dir / "metrics.json").read_text())

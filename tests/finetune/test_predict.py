@@ -9,13 +9,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import finetune.predict
+from bert.cli import main
 from bert.finetuning import BertForSequenceClassification
+from bert.pretraining import BertForPreTraining
 from bert.saving import save_pretrained
+from finetune import tasks
 from finetune.predict import PredictConfig, predict
 from finetune.predictor import Predictor
 from finetune.tasks.classification import Classification
@@ -240,6 +244,19 @@ def test_a_model_of_one_segment_type_refuses_pairs_row_by_row(tokenizer):
     assert pair == "expected a single text: the model has one segment type"
 
 
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_a_model_takes_what_it_learned_from_pairs_or_single_texts(tokenizer, is_pair):
+    kept = tasks.state("classification", TASK, {"is_pair": is_pair})
+    model = BertForSequenceClassification(replace(TINY, **kept))
+    answers = Predictor(TASK, model, tokenizer).answer([("ban", None), ("ban", "bar")])
+    assert "label" in answers[is_pair]
+    assert answers[not is_pair].startswith(
+        "expected a pair of texts, as the model learned from, got one; a TAB parts them"
+        if is_pair
+        else "expected a single text, as the model learned from, got a pair"
+    )
+
+
 @pytest.mark.errors
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -272,8 +289,29 @@ def test_an_encoder_without_a_trained_head_is_refused(predictor, tokenizer, tmp_
     with pytest.raises(ValueError) as error:
         Predictor.load(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}: expected a trained head, got no classifier.weight for one"
+        f"{tmp_path}: expected a fine-tuned model, got a BertModel without a trained head; "
+        "bert finetune trains one, and bert embed takes it as it is"
     )
+
+
+@pytest.mark.errors
+def test_a_pretrained_model_is_told_by_its_name(tokenizer, tmp_path):
+    save_pretrained(BertForPreTraining(TINY), tmp_path, tokenizer)
+    with pytest.raises(ValueError) as error:
+        Predictor.load(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: expected a fine-tuned model, got a BertForPreTraining without a trained "
+        "head; bert finetune trains one, and bert fill-mask and bert embed take it as it is"
+    )
+
+
+@pytest.mark.parametrize(("policy", "code"), [("report", 1), ("skip", 0), ("stop", 2)])
+def test_the_exit_code_tells_of_bad_rows(predictor, monkeypatch, capsys, policy, code):
+    monkeypatch.setattr(Predictor, "load", lambda *_, **__: predictor)
+    for content, expected in ((b"ban\na\tb\tc\n", code), (b"ban\n", 0)):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        assert main(["predict", "unused", "--on-bad-row", policy]) == expected
+    assert "2 rows; 1 with errors" in capsys.readouterr().err or policy == "stop"
 
 
 def test_it_runs_on_the_kernels_of_the_hardware(predictor, tokenizer, tmp_path, monkeypatch):

@@ -97,6 +97,18 @@ def test_a_lone_surrogate_in_json_is_passed_on(tmp_path):
     ("name", "content", "message"),
     [
         ("a.tsv", "", ": expected rows, got none"),
+        (
+            "a.json",
+            "{}",
+            ": expected a name that ends in .tsv, .csv or .jsonl, and .xz or .gz after it; a "
+            ".json of SQuAD's is for --task question-answering",
+        ),
+        (
+            "a.conll",
+            "a\tO\n",
+            ": expected a name that ends in .tsv, .csv or .jsonl, and .xz or .gz after it; "
+            "tagged words, a line each, are for --task token-classification",
+        ),
         ("a.tsv", "text\tlabel\n", ": expected rows, got none"),
         ("a.tsv", "text\tlabel\na\n", ", line 2: expected 2 columns (text, label), got 1"),
         ("a.tsv", "text\tlabel\n\nb\t0\t\n", ", line 3: expected 2 columns (text, label), got 3"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from bert.cli import main
 from bert.config import BertConfig
 from bert.finetuning import BertForSequenceClassification
 from bert.saving import save_pretrained
@@ -49,6 +50,14 @@ def test_each_file_of_the_directory_is_a_task():
         assert task.metrics and task.heads and task.pipeline and task.model_class
 
 
+def test_the_help_lists_each_task(capsys):
+    assert main(["finetune", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    told = told[told.index("--task TEXT") : told.index("--options")]
+    for name in (*tasks.names(), ".tsv", "CoNLL", "SQuAD"):
+        assert name in told, name
+
+
 def test_a_file_is_all_that_a_task_needs(planted):
     assert planted in tasks.names()
     FinetuneConfig(model="m", train_file="t", out="o", task=planted)
@@ -69,9 +78,8 @@ def test_the_model_keeps_the_task_and_its_options(planted, tmp_path, tokenizer, 
 def test_a_run_states_its_task_in_the_model(make_config):
     prepared = prepare(make_config())
     assert prepared.encoder.finetuning_task == "classification"
-    assert prepared.encoder.task_specific_params == {
-        "classification": {"class_weights": None, "label_smoothing": 0.0, "resample": False}
-    }
+    kept = {"class_weights": None, "label_smoothing": 0.0, "resample": False, "is_pair": False}
+    assert prepared.encoder.task_specific_params == {"classification": kept}
     assert prepared.config.best_metric == "accuracy"
 
 

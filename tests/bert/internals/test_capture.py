@@ -273,6 +273,7 @@ def test_other_models_and_their_ends():
     assert tagged.of_sequence("classifier.logits", 3).shape == (7, 2)
     model = model_of()
     with capture(model, ("mlm_head.*", "nsp_head.logits")) as cache:
+        forward(model, batch)
         positions = torch.tensor([3, 12])
         model.losses(batch, positions, torch.tensor([4, 5]), None)
         assert "mlm_head.logits" not in cache and cache["mlm_head.input"].shape == (2, 32)
@@ -292,6 +293,8 @@ def test_patterns():
     assert expand(["layers.1.attention.[qk]*", "embeddings.word"], names) == [
         "embeddings.word", "layers.1.attention.query", "layers.1.attention.key",
     ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"got 'layers\.\*'$"):
+        expand("layers.*", names)
     assert expand(None, names) == names and expand((), names) == []
     assert len(names) == 5 + 3 * 15 + 1 + 5 + 1
     assert len({hook.name for hook in HOOKS}) == len(HOOKS)

@@ -14,10 +14,10 @@ CONFIG = BertConfig(
 LENGTHS = [11, 5, 1, 7]
 
 
-def model_of(kernels=TORCH, dtype=torch.float64, model_class=BertForPreTraining, **options):
+def model_of(kernels=TORCH, dtype=torch.float64, model_class=BertForPreTraining, config=CONFIG):
     """A random model with no bias at 0 and no LayerNorm at 1."""
     torch.manual_seed(4)
-    model = model_class(CONFIG, kernels, **options).to(dtype)
+    model = model_class(config, kernels).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from bert.cli import main
-from finetune.evaluation.compare import compare, conclude, mcnemar, read_evaluation
-from finetune.evaluation.predictions import write_predictions
-from finetune.tables import Row
+from finetune.evaluation.compare import compare, conclude, read_evaluation, sign_test
+from finetune.evaluation.kinds import name_of
+from finetune.evaluation.records import write_predictions
 from tests.finetune.evaluation.made import certain
 
 NAMES = ("bad", "good")
@@ -30,9 +30,10 @@ def leave(tmp_path):
     def write(name, predictions, sha256="a" * 64, **about):
         directory = tmp_path / name
         directory.mkdir(parents=True)
-        rows = [Row(i + 2, "a", None, "") for i in range(len(predictions))]
+        rows = [{"line": i + 2, "text_a": "a"} for i in range(len(predictions))]
         write_predictions(directory / "predictions.jsonl", predictions, rows)
         about = {"file": "test.tsv", "sha256": sha256, "columns": {"label": "label"}, **about}
+        about["kind"] = name_of(predictions)
         (directory / "evaluation.json").write_text(json.dumps(about))
         return directory
 
@@ -52,16 +53,20 @@ def test_equal_models_are_told_apart_as_seldom_as_they_should():
     rng, told = np.random.default_rng(0), 0
     for _ in range(200):
         first = int(rng.binomial(30, 0.5))
-        told += mcnemar(first, 30 - first) < 0.05
+        told += sign_test(first, 30 - first) < 0.05
     # An exact test errs at most 5 times of 100; of 30, 4.3 by the binomial distribution.
     assert 1 <= told <= 20
 
 
 def test_what_may_be_concluded():
-    assert conclude(compare(*pair_of(50, 2, 20, 5))).startswith("Model B is right more often")
-    assert conclude(compare(*pair_of(50, 20, 2, 5))).startswith("Model A is right more often")
+    def concluded(*counts):
+        first, second = pair_of(*counts)
+        return conclude(compare(first, second), first)
+
+    assert concluded(50, 2, 20, 5).startswith("Model B is right in more rows")
+    assert concluded(50, 20, 2, 5).startswith("Model A is right in more rows")
     for alike in ((50, 0, 0, 5), (50, 10, 12, 5), (50, 0, 5, 5)):
-        assert conclude(compare(*pair_of(*alike))).startswith("It isn't shown that either")
+        assert concluded(*alike).startswith("It isn't shown that either model is right in more")
 
 
 def test_the_command(leave, capsys):

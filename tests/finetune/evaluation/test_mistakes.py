@@ -12,8 +12,7 @@ import pytest
 
 import finetune.evaluation.mistakes as mistakes
 from finetune.evaluation.mistakes import worst_mistakes, write_mistakes
-from finetune.evaluation.predictions import write_predictions
-from finetune.tables import Row
+from finetune.evaluation.records import write_predictions
 from tests.finetune.evaluation.made import certain, drawn
 
 MARKUP = "<script>document.title = 'taken'</script><img src=x onerror=alert(1)>&amp; \"'"
@@ -64,7 +63,7 @@ def written(tmp_path):
 
     def write(predictions, texts, name="some.tsv", pairs=None):
         rows = [
-            Row(i + 2, text, None if pairs is None else pairs[i], "")
+            {"line": i + 2, "text_a": text, **({} if pairs is None else {"text_b": pairs[i]})}
             for i, text in enumerate(texts)
         ]
         write_predictions(tmp_path / "predictions.jsonl", predictions, rows)
@@ -100,7 +99,7 @@ def test_no_more_than_a_page_holds_and_it_says_so(written, monkeypatch):
     path, page = written(made, ["a"] * 60)
     wrong = int((~made.correct).sum())
     assert len(page.rows) == 6
-    said = f"{wrong} of 60 rows are mistaken ({wrong / 60:.1%}). Shown are the 5 of the greatest"
+    said = f"{wrong} of 60 rows are mistaken ({wrong / 60:.1%}). Shown are the 5 worst."
     assert said in path.read_text()
 
 

@@ -6,18 +6,13 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from finetune.evaluation.predictions import (
-    Predictions,
-    read_predictions,
-    read_records,
-    write_predictions,
-)
-from finetune.tables import Row
+from finetune.evaluation.predictions import Predictions, read_predictions
+from finetune.evaluation.records import read_records, write_predictions
 from tests.finetune.evaluation.made import NAMES, drawn
 
 
-def rows_of(predictions, text_b=None):
-    return [Row(2 * i + 3, f"text {i}", text_b, "") for i in range(len(predictions))]
+def rows_of(predictions, **more):
+    return [{"line": 2 * i + 3, "text_a": f"text {i}", **more} for i in range(len(predictions))]
 
 
 def test_what_follows_from_logits():

@@ -13,13 +13,20 @@ from finetune.evaluation.pictures import draw_calibration, draw_confusion
 from finetune.evaluation.report import Report, draw, write_evaluation
 from finetune.evaluation.resampling import intervals
 from finetune.metrics import score
-from finetune.tables import Row
 from tests.finetune.evaluation.made import NAMES, certain, drawn
+
+
+def score_of(made):
+    return score(made.logits, made.labels, made.class_names)
+
+
+def report_of(made):
+    return Report.of(score_of(made), made)
 
 
 def test_the_text_says_the_numbers():
     made = drawn(200, skill=2.0)
-    report = Report.of(made)
+    report = report_of(made)
     assert report.text.startswith(score(made.logits, made.labels, NAMES).text)
     low, high = intervals(made)["macro_f1"]
     f1 = sklearn.metrics.f1_score(made.labels, made.predicted, average="macro")
@@ -32,7 +39,7 @@ def test_the_text_says_the_numbers():
 
 
 def test_all_numbers_are_json():
-    numbers = json.loads(json.dumps(Report.of(drawn(50)).as_json(), allow_nan=False))
+    numbers = json.loads(json.dumps(report_of(drawn(50)).as_json(), allow_nan=False))
     assert numbers["micro_f1"] == numbers["accuracy"] and numbers["noise"] == []
     assert numbers["intervals"].keys() == {"accuracy", "macro_f1", "mcc", "loss"}
     assert sum(each["rows"] for each in numbers["calibration"]["bins"]) == 50
@@ -40,8 +47,8 @@ def test_all_numbers_are_json():
 
 def test_one_row_and_no_mistake_have_a_report_too():
     for made in (certain([1], [1]), certain([0, 1, 2], [0, 1, 2])):
-        json.dumps(Report.of(made).as_json(), allow_nan=False)
-        assert "nan" not in Report.of(made).text
+        json.dumps(report_of(made).as_json(), allow_nan=False)
+        assert "nan" not in report_of(made).text
 
 
 @pytest.mark.filterwarnings("error")
@@ -49,7 +56,7 @@ def test_one_row_and_no_mistake_have_a_report_too():
 def test_pictures_of_few_and_of_many_classes(tmp_path, classes):
     names = tuple(f"${i}_^{'x' * (i % 40)}" for i in range(classes))
     made = drawn(300, classes=classes, names=names)
-    draw(Report.of(made), names, tmp_path)
+    draw(made, tmp_path)
     for picture in ("confusion.png", "calibration.png"):
         pixels = matplotlib.image.imread(tmp_path / picture)
         assert min(pixels.shape[:2]) > 400
@@ -63,7 +70,7 @@ def test_a_picture_shows_its_numbers(tmp_path, monkeypatch):
     caught = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: caught.append(figure))
     made = drawn(200, seed=4, skill=2.0)
-    confusion = np.array(Report.of(made).scores.confusion)
+    confusion = np.array(score_of(made).confusion)
     draw_confusion(confusion, NAMES, tmp_path / "confusion.png")
     axis = caught[0].axes[0]
     assert {text.get_position(): int(text.get_text()) for text in axis.texts} == {
@@ -96,9 +103,9 @@ def test_without_matplotlib_the_rest_is_there(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(builtins, "__import__", without)
     made = drawn(5)
-    rows = [Row(i + 2, "a", None, "") for i in range(5)]
+    rows = [{"line": i + 2, "text_a": "a"} for i in range(5)]
     about = {"file": "some.tsv", "sha256": "0"}
-    write_evaluation(tmp_path / "out", made, rows, about)
+    write_evaluation(tmp_path / "out", score_of(made), made, rows, about)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "evaluation.json", "predictions.jsonl", "report.txt", "mistakes.html"
     }  # fmt: skip

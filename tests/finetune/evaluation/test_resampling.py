@@ -6,15 +6,11 @@ import scipy.stats
 import sklearn.metrics
 
 import finetune.evaluation.resampling as resampling
-from finetune.evaluation.resampling import (
-    METRICS,
-    differences,
-    intervals,
-    score_confusions,
-    scores,
-    wilson,
-)
+from finetune.evaluation.predictions import Predictions, score_confusions
+from finetune.evaluation.resampling import differences, intervals, scores, wilson
 from tests.finetune.evaluation.made import certain, drawn
+
+METRICS = tuple(Predictions.titles)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -24,7 +20,7 @@ def test_scores_are_those_of_scikit_learn(seed):
     labels, predicted = rng.integers(0, classes, (2, rows))
     all_classes = list(range(classes))
     matrix = sklearn.metrics.confusion_matrix(labels, predicted, labels=all_classes)
-    found = score_confusions(np.stack([matrix, matrix.T]).astype(np.int64))
+    found = score_confusions(np.stack([matrix, matrix.T]).astype(np.float64))
     f1 = sklearn.metrics.f1_score(
         labels, predicted, labels=all_classes, average="macro", zero_division=0
     )

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert.tokenization import Tokenizer
+from finetune.questions.spans import find_spans
 from finetune.questions.squad import Answer, Question
 from finetune.questions.windows import OUTSIDE, check_stride, cut_windows, question_room
 from tests.finetune.conftest import SPECIAL, WORDS
@@ -82,6 +83,31 @@ def test_an_answer_within_a_word_and_after_odd_characters():
         start, end = windows.targets[0]
         found = windows.tokens.input_ids[start : end + 1]
         assert [CHARACTERS.vocab[i] for i in found] == pieces
+
+
+def test_each_token_knows_where_its_word_begins_and_ends():
+    context = "cab  a\u0301j. ba"  # ##a ##b of the first word, ##j of the second
+    asked = Question("", "a", context)
+    windows = cut_windows([asked, asked], CHARACTERS, 14, 2)
+    words = {(0, 3): "cab", (5, 8): "a\u0301j", (8, 9): ".", (10, 12): "ba"}
+    seen = set()
+    for piece, whole in zip(windows.characters.tolist(), windows.words.tolist(), strict=True):
+        if piece == [OUTSIDE, OUTSIDE]:
+            assert whole == piece
+        else:
+            assert whole[0] <= piece[0] <= piece[1] <= whole[1]
+            assert context[slice(*whole)] == words[tuple(whole)]
+            seen.add((context[slice(*piece)], context[slice(*whole)]))
+    assert ("b", "cab") in seen and ("j", "a\u0301j") in seen
+    # A span that begins and ends within words is the words.
+    (parts, _) = windows.of_each_question()
+    logits = np.zeros((len(windows.characters), 2), np.float32)
+    tokens = parts[0]
+    places = windows.characters[tokens].tolist()
+    logits[tokens.start + places.index([1, 2]), 0] = 5
+    logits[tokens.start + places.index([5, 6]), 1] = 5
+    found = find_spans([(logits[t], windows.words[t]) for t in parts], 5, 30)
+    assert found.best[0][:2] == (0, 8)
 
 
 def test_an_answer_that_is_elsewhere_or_has_no_token_is_none():
