@@ -155,8 +155,16 @@ def test_correlations_of_what_does_not_vary_are_0():
         assert found["pearson"] == found["spearman"] == 0
     # A draw of one row, again and again, though the others differ.
     made = Numbers(np.array([0.1, 3.3, 2.7]), np.array([0.7, 1.1, 2.3]))
-    found = made.scores(np.array([[0.0, 3.0, 0.0]]))
-    assert found["pearson"][0] == found["spearman"][0] == 0
+    found = made.scores(np.array([[0.0, float(count), 0.0] for count in range(1, 100)]))
+    assert not found["pearson"].any() and not found["spearman"].any()
+
+
+def test_the_worst_answer_is_the_surest_of_what_is_wrong():
+    values = [(0.9, 1.0), (0.4, 0.0), (0.7, 0.5), (0.2, 0.0)]  # scores and F1
+    made = [Answered(["a"], [], "a", (0, 1), score, float(f1 == 1), f1) for score, f1 in values]
+    made = Answers(made)
+    assert made.badness == pytest.approx([0, 0.4, 0.35, 0.2])
+    assert worst_mistakes(made).tolist() == [1, 2, 3]
 
 
 def test_intervals_of_correlations_are_those_of_scipy_that_draws_rows():
