@@ -59,8 +59,9 @@ def planted(sentences=120, length=5, types=120):
     tags = generator.integers(3, size=sentences * length)
     noise = generator.normal(size=(sentences * length, 5)).astype(np.float32)
     identity = np.eye(types, dtype=np.float32)[type_of]
+    states = [noise, np.eye(3, dtype=np.float32)[tags] + 0.1 * noise[:, :3], identity]
     return WordStates(
-        [noise, np.eye(3, dtype=np.float32)[tags] + 0.1 * noise[:, :3], identity],
+        [np.pad(state, ((0, 0), (0, types - state.shape[1]))) for state in states],
         [f"w{number}" for number in type_of],
         [number // length for number in range(sentences * length)],
         [f"t{number}" for number in tags],
