@@ -159,7 +159,8 @@ const percent = (share) => (share >= 0.9995 ? "100%" : `${(100 * share).toFixed(
 const number = (value, digits = 3) => {
   if (value === null) return "not finite";
   const isTiny = value !== 0 && Math.abs(value) < 1e-3;
-  return isTiny ? value.toExponential(digits - 1) : String(+value.toPrecision(digits));
+  const said = isTiny ? value.toExponential(digits - 1) : String(+value.toPrecision(digits));
+  return said.replaceAll("-", "−");
 };
 const tokenClass = (unit) =>
   unit.special ? "token special" : unit.segment ? "token second" : "token";

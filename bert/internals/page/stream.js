@@ -13,9 +13,9 @@ const SHARES = {
   norm: (layer, place) => (norms[layer][place] ?? 0) / mostNorm,
 };
 const HELP = {
-  rank: "The darker or brighter, the higher the right token ranks.",
-  divergence: "The darker or brighter, the closer to the last layer's distribution (KL divergence).",
-  norm: "The darker or brighter, the longer the vector.",
+  rank: "The stronger the colour, the higher the right token ranks.",
+  divergence: "The stronger the colour, the closer to the last layer's distribution (KL divergence).",
+  norm: "The stronger the colour, the longer the vector.",
 };
 const layerName = (layer) => (layer ? `layer ${layer - 1}` : "embeddings");
 
