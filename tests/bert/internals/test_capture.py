@@ -1,5 +1,6 @@
 """Capture and edits: against Hugging Face's modules and hooks, and by what mustn't change."""
 
+import copy
 import dataclasses
 import subprocess
 import sys
@@ -317,7 +318,11 @@ def test_the_reference_is_at_no_distance_from_itself_and_torch_at_one_of_roundin
     batch = batch_of()
     for distance in distance_from_reference(model_of(REFERENCE), batch).values():
         assert distance.difference == 0
-    found = distance_from_reference(model_of(dtype=torch.float32), batch)
+    model = model_of(dtype=torch.float32)
+    found = distance_from_reference(model, batch)
+    truth = forward(copy.deepcopy(model).double(), batch)
+    error, largest = (forward(model, batch) - truth).abs().max(), truth.abs().max()
+    assert found["mlm_head.logits"] == pytest.approx((error.item(), largest.item()), rel=1e-6)
     assert list(found) == list(run_captured(model_of(), batch))
     assert all(d.difference <= 1e-5 * max(d.largest, 1) for d in found.values())
     assert found["mlm_head.logits"].difference > 0 and found["mlm_head.logits"].largest > 1
