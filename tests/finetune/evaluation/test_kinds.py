@@ -167,6 +167,7 @@ def test_the_worst_answer_is_the_surest_of_what_is_wrong():
     assert worst_mistakes(made).tolist() == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_intervals_of_correlations_are_those_of_scipy_that_draws_rows():
     made = numbers(150, seed=3)
     ours = intervals(made)
@@ -246,7 +247,11 @@ def test_the_page_has_the_worst_first_and_all_text_is_text(make, tmp_path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("make", "name"),
-    [(numbers, "scatter.png"), (entities, "confusion.png"), (choices, "calibration.png")],
+    [
+        (numbers, "scatter.png"),
+        pytest.param(entities, "confusion.png", marks=pytest.mark.slow),
+        pytest.param(choices, "calibration.png", marks=pytest.mark.slow),
+    ],
 )
 def test_pictures(make, name, tmp_path):
     draw(make(), tmp_path)
