@@ -70,7 +70,8 @@ class FinetuneConfig(Checked):
     from .tsv, .csv or .jsonl. token-classification, entities: CoNLL's columns, or .jsonl with
     lists of words and tags. question-answering, the part of a text that answers: SQuAD's .json."""
     options: tuple[str, ...] = ()
-    """Options of the task, NAME=VALUE; what is none of them is refused with a list of them."""
+    """Options of the task, NAME=VALUE, such as class_weights=balanced or resample=true; what is
+    none of them is refused with a list of them."""
     tokenizer: Path | None = None
     """Directory or file of the tokenizer; None: the model's own."""
     from_scratch: bool = False
