@@ -92,9 +92,7 @@ class TokenRows:
 
 @runtime_checkable
 class PackedRows(Protocol):
-    """Rows that can be packed into micro-batches."""
-
-    def __len__(self) -> int: ...
+    """Rows that can be packed into micro-batches; they are as many as there are `lengths`."""
 
     @property
     def lengths(self) -> Int64[np.ndarray, " rows"]:
@@ -128,12 +126,13 @@ class ShuffledBatches:
         balanced: Int64[np.ndarray, " rows"] | None = None,
     ) -> None:
         self.rows, self.batch_size, self.seed, self.balanced = rows, batch_size, seed, balanced
+        self._count = len(rows.lengths)
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     @property
     def per_epoch(self) -> int:
         """Micro-batches in an epoch."""
-        return -(-len(self.rows) // self.batch_size)
+        return -(-self._count // self.batch_size)
 
     @property
     def mean_length(self) -> float:
@@ -143,7 +142,7 @@ class ShuffledBatches:
     @property
     def mean_tokens(self) -> float:
         """Tokens of a micro-batch, on average."""
-        return self.mean_length * len(self.rows) / self.per_epoch
+        return self.mean_length * self._count / self.per_epoch
 
     def chosen(self, index: int) -> Int64[np.ndarray, " chosen"]:
         """Return the rows of micro-batch `index`."""
@@ -152,7 +151,7 @@ class ShuffledBatches:
             generator = np.random.default_rng((self.seed, epoch))
             self._epoch = epoch
             if self.balanced is None:
-                self._order = generator.permutation(len(self.rows))
+                self._order = generator.permutation(self._count)
             else:
                 self._order = balanced_order(self.balanced, generator)
         return self._order[place * self.batch_size : (place + 1) * self.batch_size]

@@ -47,7 +47,7 @@ def model_card(
         lines.append(f"| {purpose} | {rows['file']} | {rows['rows']} | {rows['sha256']} |")
     lines += [
         "",
-        f"{task.when_long.format(config.max_length)} A literal `[MASK]` or `[SEP]` in a text was "
+        f"{task.when_long(config.max_length)} A literal `[MASK]` or `[SEP]` in a text was "
         "text in training; transformers reads it as the special token.",
         "",
         "## Results",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from bert.packing import PackedBatch
@@ -29,10 +29,13 @@ class LabelledBatch:
 
     packed: PackedBatch
     labels: Tensor
+    weights: Float[Tensor, " seqs"] | None = None
+    """How much each sequence counts; None: all the same."""
 
     def to(self, device: torch.device) -> "LabelledBatch":
-        """Move both to a device."""
-        return LabelledBatch(self.packed.to(device), self.labels.to(device))
+        """Move it to a device."""
+        weights = None if self.weights is None else self.weights.to(device)
+        return LabelledBatch(self.packed.to(device), self.labels.to(device), weights)
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class LabelledRows:
     tokens: TokenRows
     labels: np.ndarray
     class_names: tuple[str, ...]
-    max_length: int
-    """Tokens that a row was cut to, if it was longer."""
+    max_length: int | None
+    """Tokens that a row was cut to, if it was longer; None: rows are whole."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,6 +64,11 @@ class LabelledRows:
     def batch(self, rows: Int64[np.ndarray, " chosen"]) -> LabelledBatch:
         """Pack the chosen rows, in the given order."""
         return LabelledBatch(self.tokens.batch(rows), torch.from_numpy(self.labels[rows]))
+
+    def token_bytes(self, row: int) -> bytes:
+        """Return the token ids of a row, to be compared."""
+        begin, end = self.tokens.offsets[row : row + 2]
+        return self.tokens.input_ids[begin:end].tobytes()
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -128,7 +136,7 @@ def read_rows(
     path: Path,
     columns: Columns,
     tokenizer: Tokenizer,
-    max_length: int,
+    max_length: int | None,
     class_names: Sequence[str] | None = None,
     limit: int | None = None,
     change: Callable[[Row], Row] | None = None,
@@ -169,7 +177,7 @@ def read_texts(
     path: Path,
     columns: Columns,
     tokenizer: Tokenizer,
-    max_length: int,
+    max_length: int | None,
     read_label: Callable[[Any, str], Any],
     limit: int | None = None,
     change: Callable[[Row], Row] | None = None,
@@ -181,7 +189,7 @@ def read_texts(
         path: see finetune/tables.py.
         columns: see there too.
         tokenizer: its report counts the odd things met in the texts.
-        max_length: tokens of a row; the longer text of a pair is cut first.
+        max_length: tokens of a row; the longer text of a pair is cut first. None: rows are whole.
         read_label: see `Table.rows`.
         limit: rows to read, from the first; None: all.
         change: what each row goes through before it is tokenized; None: nothing.

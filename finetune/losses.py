@@ -33,20 +33,34 @@ class CrossEntropy:
     """What a row of each class counts; None: each 1."""
     label_smoothing: float = 0.0
 
-    def terms(self, labels: Int64[Tensor, " rows"]) -> int | float:
+    def terms(
+        self, labels: Int64[Tensor, " rows"], row_weights: Float[Tensor, " rows"] | None = None
+    ) -> int | float:
         """Return what the sum is divided by: how many labels there are, or their weights."""
         if self.weights is None:
-            return labels.numel()
-        return float(torch.tensor(self.weights, dtype=torch.float64)[labels].sum())
+            return labels.numel() if row_weights is None else float(row_weights.double().sum())
+        weights = torch.tensor(self.weights, dtype=torch.float64)[labels]
+        return float(weights.sum() if row_weights is None else weights @ row_weights.double())
 
     def __call__(
-        self, logits: Float[Tensor, "rows classes"], labels: Int64[Tensor, " rows"]
+        self,
+        logits: Float[Tensor, "rows classes"],
+        labels: Int64[Tensor, " rows"],
+        row_weights: Float[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Return the sum over the rows, in the logits' dtype."""
+        """Return the sum over the rows, in the logits' dtype.
+
+        Args:
+            logits: of each row.
+            labels: the true classes.
+            row_weights: what each row counts besides; None: each 1.
+        """
         weight = None if self.weights is None else logits.new_tensor(self.weights)
-        return F.cross_entropy(
-            logits, labels, weight, reduction="sum", label_smoothing=self.label_smoothing
-        )
+        how = {"weight": weight, "label_smoothing": self.label_smoothing}
+        if row_weights is None:
+            return F.cross_entropy(logits, labels, **how, reduction="sum")
+        losses = F.cross_entropy(logits, labels, **how, reduction="none")
+        return losses @ row_weights.to(losses.dtype)
 
 
 @dataclass(frozen=True)

@@ -83,18 +83,38 @@ class SequenceTask(Task[LabelledRows, Pair]):
         config = predictor.model.config
         for is_pair in (False, True):
             chosen = [i for i, (_, b) in enumerate(examples) if (b is not None) == is_pair]
-            if is_pair and chosen and config.type_vocab_size < 2:
+            refusal = self.why_no_pairs(config) if is_pair else None
+            if refusal is not None:
                 for i in chosen:
-                    answers[i] = "expected a single text: the model has one segment type"
+                    answers[i] = f"expected a single text: {refusal}"
             elif chosen and learned_pairs(config) is (not is_pair):
                 for i in chosen:
                     answers[i] = _OF_OTHER_KIND[is_pair]
             elif chosen:
-                logits = _logits(predictor, [examples[i] for i in chosen], is_pair)
+                logits = self.logits(predictor, [examples[i] for i in chosen], is_pair)
                 said = self.answers(np.nan_to_num(logits, posinf=0, neginf=0), config)
                 for i, row, answer in zip(chosen, logits, said, strict=True):
                     answers[i] = answer if np.isfinite(row).all() else predictor.NOT_FINITE
         return answers
+
+    def why_no_pairs(self, model: BertConfig) -> str | None:
+        """Say why pairs can't be answered; None where they can."""
+        return "the model has one segment type" if model.type_vocab_size < 2 else None
+
+    def logits(
+        self, predictor: Predictor, rows: Sequence[Pair], is_pair: bool
+    ) -> Float[np.ndarray, "rows labels"]:
+        """Compute the logits of rows that are all of one kind; float64."""
+        encodings = predictor.tokenizer.encode_batch(
+            [text_a for text_a, _ in rows],
+            [text_b or "" for _, text_b in rows] if is_pair else None,
+            max_length=predictor.max_length,
+        )
+        tokens = TokenRows.from_encodings(encodings)
+        predictor.full += int((tokens.lengths == predictor.max_length).sum())
+        with predictor.hardware.autocast():
+            logits = predict_logits(predictor.model, tokens, predictor.batch_tokens)
+        return logits.astype(np.float64)
 
 
 class SequenceObjective(Objective[LabelledBatch]):
@@ -103,7 +123,8 @@ class SequenceObjective(Objective[LabelledBatch]):
     Args:
         model: the encoder with its head.
         name: the loss's, for the log.
-        loss: the sum over the labels, of logits in float32 at least.
+        loss: the sum over the labels, of logits in float32 at least; takes the batch's weights
+            too, if it has any, and so does `terms`.
         terms: what the sum is divided by: the number of the labels, or their weights.
     """
 
@@ -111,22 +132,22 @@ class SequenceObjective(Objective[LabelledBatch]):
         self,
         model: BertForSequenceClassification,
         name: str,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        terms: Callable[[Tensor], int | float] = Tensor.numel,
+        loss: Callable[..., Tensor],
+        terms: Callable[..., int | float] = Tensor.numel,
     ) -> None:
         super().__init__()
         self.model, self.name, self.loss, self.terms = model, name, loss, terms
 
     def counts(self, batch: LabelledBatch) -> dict[str, int | float]:
         """Return the number of the labels, or their weights."""
-        return {self.name: self.terms(batch.labels)}
+        return {self.name: self.terms(batch.labels, *_weights(batch))}
 
     def forward(
         self, batch: LabelledBatch, dropout_seed: Int64[Tensor, ""]
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the sum over the labels; float32 at least."""
         logits = at_least_float32(self.model.logits(batch.packed, dropout_seed))
-        return {self.name: self.loss(logits, batch.labels)}
+        return {self.name: self.loss(logits, batch.labels, *_weights(batch))}
 
     def operations(self, batch: LabelledBatch) -> int:
         """Count the matrix products."""
@@ -139,6 +160,10 @@ class SequenceObjective(Objective[LabelledBatch]):
     def study(self, batch: LabelledBatch) -> Mapping[str, Any]:
         """Measure how widely the heads look."""
         return attention_entropy(self.model.bert, batch.packed)
+
+
+def _weights(batch: LabelledBatch) -> tuple[Tensor, ...]:
+    return () if batch.weights is None else (batch.weights,)
 
 
 def hold_against(train: LabelledRows | None, path: Path, rows: LabelledRows) -> None:
@@ -229,22 +254,6 @@ def predict_logits(
 def at_least_float32(logits: Tensor) -> Tensor:
     """Widen 16 bits: a loss is computed in 32 at least."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def _logits(
-    predictor: Predictor, rows: Sequence[Pair], is_pair: bool
-) -> Float[np.ndarray, "rows labels"]:
-    """Compute the logits of rows that are all of one kind; float64."""
-    encodings = predictor.tokenizer.encode_batch(
-        [text_a for text_a, _ in rows],
-        [text_b or "" for _, text_b in rows] if is_pair else None,
-        max_length=predictor.max_length,
-    )
-    tokens = TokenRows.from_encodings(encodings)
-    predictor.full += int((tokens.lengths == predictor.max_length).sum())
-    with predictor.hardware.autocast():
-        logits = predict_logits(predictor.model, tokens, predictor.batch_tokens)
-    return logits.astype(np.float64)
 
 
 # --- the input of `bert predict` -------------------------------------------------------------

@@ -89,8 +89,6 @@ class Task(Checked, ABC, Generic[RowsT, ExampleT]):
     """What best_metric may be, the usual one first; of each the greater is the better."""
     pipeline: ClassVar[str]
     """What Hugging Face calls the task, as `pipeline(...)` takes it."""
-    when_long: ClassVar[str] = "A row is cut to {} tokens."
-    """What the model's card says of a long row; {} is max_length."""
     takes_noise: ClassVar[bool] = False
     """Whether `read_again` can put noise into the texts: no label is tied to a place in one."""
 
@@ -178,6 +176,10 @@ class Task(Checked, ABC, Generic[RowsT, ExampleT]):
         if evidence is None:
             return ""
         return write_evaluation(directory, scores, evidence, self.texts(rows), about).sureness
+
+    def when_long(self, max_length: int) -> str:
+        """Say in a sentence of the model's card what is done with a row of more tokens."""
+        return f"A row is cut to {max_length} tokens."
 
     def require_libraries(self) -> None:
         """Look for what `evaluate` needs: before the first step.

@@ -12,7 +12,7 @@ from bert.text import TextReport, odd_things
 from bert.training.progress import say
 from bert.training.run_directory import refuse_file
 from finetune import tasks
-from finetune.batches import TokenRows
+from finetune.data import LabelledRows
 from finetune.evaluation.config import EvaluateConfig
 from finetune.evaluation.evidence import Evidence
 from finetune.evaluation.noise import Spoiled, Spoiler
@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> Report:
         **rows.describe(),
     }
     spoiled = [
-        _spoil(predictor, config, Spoiler(noise, rate, config.seed), rows.tokens, clean)
+        _spoil(predictor, config, Spoiler(noise, rate, config.seed), rows, clean)
         for noise in config.noise
         for rate in config.noise_rates
     ]
@@ -95,27 +95,23 @@ def _spoil(
     predictor: Predictor,
     config: EvaluateConfig,
     spoiler: Spoiler,
-    tokens: TokenRows,
+    rows: LabelledRows,
     clean: Evidence,
 ) -> Spoiled:
     """Test the rows with noise in them, and hold the scores against those of the clean ones."""
-    rows, _, evidence = _test(predictor, config, spoiler)
+    spoiled, _, evidence = _test(predictor, config, spoiler)
     return Spoiled(
         spoiler.noise,
         spoiler.rate,
-        _share_changed(tokens, rows.tokens),
+        _share_changed(rows, spoiled),
         differences(clean, evidence),
     )
 
 
-def _share_changed(clean: TokenRows, spoiled: TokenRows) -> float:
+def _share_changed(clean: LabelledRows, spoiled: LabelledRows) -> float:
     """Return the share of rows whose tokens differ: what the tokenizer undoes is no noise."""
-
-    def ids(tokens: TokenRows, row: int) -> bytes:
-        begin, end = tokens.offsets[row : row + 2]
-        return tokens.input_ids[begin:end].tobytes()
-
-    return sum(ids(clean, i) != ids(spoiled, i) for i in range(len(clean))) / len(clean)
+    count = len(clean)
+    return sum(clean.token_bytes(i) != spoiled.token_bytes(i) for i in range(count)) / count
 
 
 def _refuse_used_directory(config: EvaluateConfig) -> None:

@@ -20,6 +20,7 @@ from bert.framing import Encoding, Segment, frame
 from bert.packing import PackedBatch
 from bert.tokenization import Tokenizer
 from finetune.batches import TokenRows
+from finetune.long_texts import parts
 from finetune.questions.squad import Question
 
 # Questions tokenized at once; the contexts that they share are tokenized once.
@@ -126,7 +127,7 @@ def cut_windows(
             of_words = _edges_of_words(context, edges)
             answer = _tokens_of_answer(questions[number], edges)
             before = len(kept.ids) + 2
-            for first, end in _parts(len(context.ids), max_length - before - 1, stride):
+            for first, end in parts(len(context.ids), max_length - before - 1, stride):
                 window = frame(tokenizer.cls_id, tokenizer.sep_id, kept, context.part(first, end))
                 numbers.append(number)
                 for found, some in ((characters, edges), (words, of_words)):
@@ -174,16 +175,6 @@ def _edges_of_words(
     pieces = np.diff(begins, append=len(ids))
     whole = np.stack([edges[begins, 0], edges[begins + pieces - 1, 1]], axis=1)
     return np.repeat(whole, pieces, axis=0)
-
-
-def _parts(tokens: int, room: int, stride: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts of a context, one at least: where each starts, and ends."""
-    first = 0
-    while True:
-        yield first, min(first + room, tokens)
-        if first + room >= tokens:
-            return
-        first += room - stride
 
 
 def _tokens_of_answer(

@@ -57,7 +57,6 @@ class QuestionAnswering(Task[QuestionRows, Question]):
     heads = ("qa_outputs",)
     metrics = ("f1", "exact")
     pipeline = "question-answering"
-    when_long = "A context is read in windows of {} tokens."
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -104,6 +103,10 @@ class QuestionAnswering(Task[QuestionRows, Question]):
         """Say that it answers, and when not."""
         silent = "" if self.null_threshold is None else ", or to say that there is none"
         return f"to find the answer to a question in a text{silent}"
+
+    def when_long(self, max_length: int) -> str:
+        """Say that a context is read in windows."""
+        return f"A context is read in windows of {max_length} tokens."
 
     def objective(self, model: BertForQuestionAnswering, train: QuestionRows) -> "SpanObjective":
         """Return the model with the cross-entropy of both ends of the answer."""

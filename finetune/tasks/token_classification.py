@@ -47,7 +47,6 @@ class TokenClassification(Task[TaggedRows, Words]):
     model_class = BertForTokenClassification
     metrics = ("f1", "macro_f1", "accuracy")
     pipeline = "token-classification"
-    when_long = "A sentence of more than {} tokens is split between words."
 
     def read(
         self,
@@ -105,6 +104,10 @@ class TokenClassification(Task[TaggedRows, Words]):
             f"to find entities: {types}. A word's tag is that of its first piece, and an I- tag "
             "that goes on with no entity of its type is read as B-"
         )
+
+    def when_long(self, max_length: int) -> str:
+        """Say that a sentence is split."""
+        return f"A sentence of more than {max_length} tokens is split between words."
 
     def objective(
         self, model: BertForTokenClassification, train: TaggedRows

@@ -79,6 +79,7 @@ def test_a_run_states_its_task_in_the_model(make_config):
     prepared = prepare(make_config())
     assert prepared.encoder.finetuning_task == "classification"
     kept = {"class_weights": None, "label_smoothing": 0.0, "resample": False, "is_pair": False}
+    kept |= {"window": None, "stride": None, "pooling": "mean"}
     assert prepared.encoder.task_specific_params == {"classification": kept}
     assert prepared.config.best_metric == "accuracy"
 
