@@ -72,10 +72,8 @@ RECIPES = {
     "local-fast": LOCAL.but(training={"learning_rate": 8e-3}),
     "local-window5": LOCAL.but(vector_window=5),
     "local-window3": LOCAL.but(vector_window=3),
-    "best-fast": FAST,
+    "fast": FAST,
+    "fast-wide": FAST.but(shape=WIDE),
+    "fast-deep": FAST.but(shape={"num_hidden_layers": 4}),
     "best": BEST,
-    "best-slow": BEST.but(training={"learning_rate": 1e-3}),
-    "best-wide": BEST.but(shape=WIDE),
-    "best-deep": BEST.but(shape={"num_hidden_layers": 4}),
-    "best-2048": BEST.but(phases=("64:2048:0.8", "128:2048:0.2"), tokens_per_batch=2048),
 }
