@@ -96,7 +96,8 @@ def _draw_heads(axis: Any, uniform: Mapping[str, float], frames: Sequence[Any]) 
     axis.set(ylim=(0, None), ylabel="share of its attention")
     axis.set_title("The best head of each type\n(dotted: one that looks at all tokens alike)")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize="small")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25), "ncols": 2}
+    axis.legend(frameon=False, fontsize="small", **below)
 
 
 def _draw_drift(figure: Any, axis: Any, frames: Sequence[Any], since: str, title: str) -> None:

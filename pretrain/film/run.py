@@ -75,7 +75,7 @@ def make_film(config: FilmConfig) -> dict[str, Any]:
     for step, model, moved in _walk(snapshots, matrices(last), config.device):
         losses = token_losses(model, batches)
         loss, heads = float(losses.mean()), score_heads(model, windows, tokenizer)
-        say(f"step {step:,}: {loss:.3f} nats; {len(heads.found())} heads of a known type")
+        say(f"step {step:,}: {loss:.3f} nats; heads of a known type: {len(heads.found())}")
         frames.append(
             {
                 "step": step,
