@@ -74,6 +74,26 @@ COMMANDS: dict[str, Command] = {
         "say whether one of two models is better on a file",
         ("first", "second"),
     ),
+    "finetune seeds": Command(
+        "finetune.studies.config:SeedsConfig",
+        "finetune.studies.seeds:run",
+        "fine-tune with several seeds: mean, deviation, interval",
+    ),
+    "finetune folds": Command(
+        "finetune.studies.config:FoldsConfig",
+        "finetune.studies.folds:run",
+        "cross-validate: test each row by a run that didn't learn it",
+    ),
+    "finetune sizes": Command(
+        "finetune.studies.config:SizesConfig",
+        "finetune.studies.sizes:run",
+        "draw a learning curve: scores by rows learned from",
+    ),
+    "finetune search": Command(
+        "finetune.studies.config:SearchConfig",
+        "finetune.studies.search:run",
+        "search for the best settings with optuna",
+    ),
     "predict": Command(
         "finetune.predict:PredictConfig",
         "finetune.predict:run",

@@ -16,7 +16,7 @@ OUT/
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,22 @@ def run(config: FinetuneConfig) -> int:
         return finetune(config, world).training.exit_code
 
 
-def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
+def finetune(
+    config: FinetuneConfig,
+    world: World = ALONE,
+    on_evaluation: Callable[[float], None] = lambda _: None,
+) -> FinetuneResult:
     """Fine-tune a model, test it, and leave all in `config.out`.
 
     Everything that can be wrong with the files, the labels or the model is found before the
     first step. With a validation file the weights of the best evaluation are the result, and
     without one those of the last step. Several processes train together; the first tests, saves.
+
+    Args:
+        config: what to do.
+        world: the processes that train together.
+        on_evaluation: told the metric that picks the checkpoint, before the log has it; what it
+            raises ends the run.
 
     Raises:
         ValueError: the files, the labels, the model and the configuration don't fit together.
@@ -107,7 +117,9 @@ def finetune(config: FinetuneConfig, world: World = ALONE) -> FinetuneResult:
 
     def evaluate() -> Mapping[str, float]:
         summary = task.evaluate(model, rows["validation"]).summary()
-        best.offer(model, summary[config.best_metric or task.metrics[0]])
+        value = summary[config.best_metric or task.metrics[0]]
+        best.offer(model, value)
+        on_evaluation(value)
         return summary
 
     trained = train(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, run
 
 from bert.checked import Checked
 from bert.config import BertConfig
+from bert.text import TextReport
 from bert.tokenization import Tokenizer
 from bert.training.objective import Batches, Objective
 from finetune.batches import EVALUATION_TOKENS
@@ -21,7 +22,7 @@ from finetune.config import Columns, FinetuneConfig
 from finetune.evaluation.evidence import Evidence
 from finetune.evaluation.report import write_evaluation
 from finetune.metrics import Scores, require_scikit_learn
-from finetune.tables import Row
+from finetune.tables import Row, records
 
 if TYPE_CHECKING:
     from finetune.predictor import Predictor
@@ -105,6 +106,14 @@ class Task(Checked, ABC, Generic[RowsT, ExampleT]):
         Raises:
             ValueError: a row that the task can't take; the message names the file and the place.
         """
+
+    def starts(self, path: Path, config: FinetuneConfig) -> list[int]:
+        """Return the line, from 1, in which each row of a file starts: where it can be cut.
+
+        Raises:
+            ValueError: the file can't be read, or not be cut between lines.
+        """
+        return [line for line, _ in records(path, TextReport())]
 
     @abstractmethod
     def head(self, encoder: BertConfig, train: RowsT) -> BertConfig:

@@ -17,7 +17,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,43 @@ from bert.training.checkpoint_files import delete_partial
 
 # POSIX locks don't keep a process from itself.
 _held: set[Path] = set()
+
+
+@contextmanager
+def hold(directory: Path, name: str) -> Iterator[None]:
+    """Keep other processes, and this one, from working in a directory a second time.
+
+    Args:
+        directory: it is there; the lock is the file `lock` in it.
+        name: the argument that an error names.
+
+    Raises:
+        ValueError: another process, or this one, holds it.
+        OSError: the lock can't be taken.
+    """
+    directory = directory.resolve()
+    lock = directory / "lock"
+    if directory in _held:
+        raise ValueError(f"{name}: this process trains in {directory} already")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        # lockf, not flock: forked loader workers inherit a flock, and would hold it for the
+        # seconds in which they outlive a killed trainer.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "another"
+        os.close(descriptor)
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise OSError(error.errno, error.strerror, str(lock)) from error
+        raise ValueError(f"{name}: process {holder} trains in {directory}") from error
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _held.add(directory)
+        yield
+    finally:
+        os.close(descriptor)
+        _held.discard(directory)
 
 
 class RunDirectory:
@@ -38,7 +76,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self._lock = ExitStack()
 
     @property
     def checkpoints(self) -> Path:
@@ -68,18 +106,15 @@ class RunDirectory:
     def __enter__(self) -> "RunDirectory":
         self.path.mkdir(parents=True, exist_ok=True)
         self.path = self.path.resolve()
-        lock = self.path / "lock"
         own = (self.checkpoints, self.snapshots, self.trackers, self.log, self.description)
-        for path in (lock, *own):
+        for path in (self.path / "lock", *own):
             if path.is_symlink():
                 raise ValueError(f"run_dir: expected no symbolic link in it, got {path}")
-        self._take(lock)
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(hold(self.path, "run_dir"))
             self.checkpoints.mkdir(exist_ok=True)
             delete_partial(self.checkpoints)
-        except BaseException:
-            self._release()
-            raise
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(
@@ -88,7 +123,7 @@ class RunDirectory:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._release()
+        self._lock.close()
 
     def has_run(self) -> bool:
         """Say whether a run has left anything here."""
@@ -108,31 +143,6 @@ class RunDirectory:
         partial = self.description.with_name(".run.json.partial")
         partial.write_text(json.dumps(description, indent=1) + "\n")
         os.replace(partial, self.description)
-
-    def _take(self, lock: Path) -> None:
-        if self.path in _held:
-            raise ValueError(f"run_dir: this process trains in {self.path} already")
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            # lockf, not flock: forked loader workers inherit a flock, and would hold it for the
-            # seconds in which they outlive a killed trainer.
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "another"
-            os.close(descriptor)
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise OSError(error.errno, error.strerror, str(lock)) from error
-            raise ValueError(f"run_dir: process {holder} trains in {self.path}") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._lock = descriptor
-        _held.add(self.path)
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-            _held.discard(self.path)
 
 
 def refuse_file(out: Path) -> None:

@@ -94,6 +94,13 @@ class QuestionAnswering(Task[QuestionRows, Question]):
             )
         return rows
 
+    def starts(self, path: Path, config: FinetuneConfig) -> list[int]:
+        """Refuse: SQuAD's JSON isn't cut between lines."""
+        raise ValueError(
+            f"train_file: expected a file that can be cut between lines, got {path}, in SQuAD's "
+            "JSON, whose questions depend on their contexts"
+        )
+
     def head(self, encoder: BertConfig, train: QuestionRows) -> BertConfig:
         """Ask for the two logits of a token."""
         self.check_model(encoder)

@@ -13,6 +13,7 @@ from torch import Tensor
 from bert.attention_entropy import attention_entropy
 from bert.config import BertConfig
 from bert.finetuning import BertForTokenClassification
+from bert.text import TextReport
 from bert.tokenization import Tokenizer
 from bert.training.objective import Objective
 from finetune.batches import EVALUATION_TOKENS, ShuffledBatches, TokenRows
@@ -63,6 +64,11 @@ class TokenClassification(Task[TaggedRows, Words]):
         if train is None and absent:
             raise ValueError(f"{path}: expected entities of type {absent[0]!r}, got none")
         return rows
+
+    def starts(self, path: Path, config: FinetuneConfig) -> list[int]:
+        """Return the line in which each sentence starts."""
+        columns = (config.columns, self.word_column, self.tag_column)
+        return [sentence.lines[0] for sentence in read_sentences(path, *columns, TextReport())]
 
     def read_again(
         self,
