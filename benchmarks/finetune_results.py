@@ -13,7 +13,7 @@ goes on. `--draw` makes the page of the lines.
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -90,9 +90,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def run(config: FinetuneResults) -> None:
-    """Run what has no line yet, seed after seed, so that a table breaks off evenly."""
-    started = time.monotonic()
+def run(config: FinetuneResults, clock: Callable[[], float] = time.monotonic) -> None:
+    """Run what has no line yet, seed after seed, so that a table breaks off evenly.
+
+    Args:
+        config: says what.
+        clock: seconds that never go back; another one for tests.
+    """
+    started = clock()
     seconds = float("inf")
     if config.budget is not None:
         seconds = parse_span("budget", config.budget).seconds or 0.0
@@ -101,7 +106,7 @@ def run(config: FinetuneResults) -> None:
     for seed, data_set, side in jobs(config):
         if (side, command(data_set, seed)) in done:
             continue
-        if time.monotonic() - started >= seconds:
+        if clock() - started >= seconds:
             say("the budget is spent; the same command goes on")
             return
         line = measure(data_set, side, seed, config, str(minilm()))

@@ -1,5 +1,6 @@
 """The fine-tuning table on planted rules: the two sides, resuming, the page."""
 
+import itertools
 import json
 import random
 import signal
@@ -155,7 +156,7 @@ def test_a_table_goes_on_where_it_broke_off(table, tmp_path):
     run(replace(config, only=("regression",), seeds=1))
     first = read_lines(config.out)
     assert [(line["side"], line["seed"]) for line in first] == [("ours", 0), ("hugging_face", 0)]
-    run(replace(config, budget="0.001s"))  # no time for any more
+    run(replace(config, budget="1s"), itertools.count().__next__)  # no time for any more
     assert read_lines(config.out) == first
     run(config)
     lines = read_lines(config.out)
