@@ -100,7 +100,9 @@ def test_a_finished_search_is_only_reported_again(searched, monkeypatch):
 
 
 # The eighth trial is one that ends early, the twelfth comes to its end.
-@pytest.mark.parametrize(("stop_in", "stop_at"), [("trial-7", 1), ("trial-11", 3)])
+@pytest.mark.parametrize(
+    ("stop_in", "stop_at"), [pytest.param("trial-7", 1, marks=pytest.mark.slow), ("trial-11", 3)]
+)
 def test_a_search_that_was_stopped_tries_the_same(
     search_of, tmp_path, monkeypatch, stop_in, stop_at
 ):
@@ -126,6 +128,7 @@ def test_a_search_that_was_stopped_tries_the_same(
     assert {trial["state"] for trial in tried[0]} == {"complete", "pruned"}
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_and_learn_from_the_first(search_of, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "finetune", Pretended())
     config = search_of(tmp_path / "grown", own={"trials": 4, "prune": False}, test_file=None)
@@ -140,6 +143,7 @@ def test_more_trials_go_on_and_learn_from_the_first(search_of, tmp_path, monkeyp
     assert kept == [f"trial-{values.index(max(values))}"]
 
 
+@pytest.mark.slow
 def test_a_run_worse_than_the_median_ends_early(search_of, tmp_path, monkeypatch):
     for prune in (True, False):
         pretended = Pretended()
