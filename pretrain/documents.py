@@ -31,8 +31,9 @@ from bert.text import (
 PACKED = (".gz", ".xz", ".zst")
 LARGEST_ROW = 1 << 25  # bytes; parsing takes several times as much memory
 _MARK = b"\xef\xbb\xbf"
-# What a file is judged by: so many bytes of its start, and the share of them that may be no text.
-_SAMPLE, _ODD_SHARE = 1 << 16, 0.1
+# What a file is judged by: so many bytes of its start, and the share of its characters that may be
+# no text. Of fewer than LEAST characters nothing is concluded.
+_SAMPLE, _LEAST, _ODD_SHARE = 1 << 16, 1024, 0.1
 
 
 @dataclass
@@ -158,7 +159,7 @@ def _refuse_binary(path: Path) -> None:
     except unpacking_errors(path):
         return  # refused where it is read, with the line
     odd = len(SURROGATE.findall(text)) + len(CONTROL.findall(text))
-    if odd > _ODD_SHARE * len(text):
+    if len(text) >= _LEAST and odd > _ODD_SHARE * len(text):
         raise ValueError(
             f"{path}: expected text in UTF-8, got a file of whose first {len(text):,} characters "
             f"{odd:,} are none"
