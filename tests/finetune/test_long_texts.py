@@ -184,6 +184,7 @@ def long_run(planted_late):
     return run_it(planted_late(options=OPTIONS))
 
 
+@pytest.mark.slow
 def test_a_word_beyond_the_first_window_is_learned_with_windows_only(
     long_run, planted_late, tmp_path
 ):

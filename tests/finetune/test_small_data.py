@@ -383,6 +383,7 @@ def test_a_run_out_of_patience_leaves_its_best(make_config, monkeypatch, capsys)
 # --- all together ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_of_it_goes_on_bit_by_bit_after_a_stop(tuned, lopsided, tmp_path, monkeypatch):
     training = {
         "budget": "9", "evaluate_every": "2", "accumulation": 2, "layer_decay": 0.8,

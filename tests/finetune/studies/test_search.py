@@ -100,9 +100,8 @@ def test_a_finished_search_is_only_reported_again(searched, monkeypatch):
 
 
 # The eighth trial is one that ends early, the twelfth comes to its end.
-@pytest.mark.parametrize(
-    ("stop_in", "stop_at"), [pytest.param("trial-7", 1, marks=pytest.mark.slow), ("trial-11", 3)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("stop_in", "stop_at"), [("trial-7", 1), ("trial-11", 3)])
 def test_a_search_that_was_stopped_tries_the_same(
     search_of, tmp_path, monkeypatch, stop_in, stop_at
 ):

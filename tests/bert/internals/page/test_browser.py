@@ -227,6 +227,7 @@ def test_an_address_leads_back_and_nonsense_does_no_harm(opened):
     assert opened.text("#head-name") == "Layer 0, head 0"
 
 
+@pytest.mark.slow
 def test_a_hover_is_answered_within_50_milliseconds(opened):
     """Of the page's own work, laid out at once; the median of many."""
     times = opened.page.evaluate(
@@ -250,6 +251,8 @@ def test_dark_mode_is_drawn_anew(opened, maps):
     opened.go("#layer=0&head=1")
     light = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
     opened.page.emulate_media(color_scheme="dark")
+    # The page hears of it, and draws, with the next frame.
+    opened.page.evaluate("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
     dark = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
     drawn = opened.pixels("#map canvas")
     opened.page.emulate_media(color_scheme="light")
