@@ -161,6 +161,6 @@ def _refuse_binary(path: Path) -> None:
     odd = len(SURROGATE.findall(text)) + len(CONTROL.findall(text))
     if len(text) >= _LEAST and odd > _ODD_SHARE * len(text):
         raise ValueError(
-            f"{path}: expected text in UTF-8, got a file of whose first {len(text):,} characters "
-            f"{odd:,} are none"
+            f"{path}: expected text in UTF-8, got a file with {odd:,} of the first "
+            f"{len(text):,} characters that are no text"
         )

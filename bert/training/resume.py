@@ -112,7 +112,8 @@ def check_identity(checkpoint: Checkpoint, identity: Identity, say: Callable[[st
         also = f"; other, too: {', '.join(name for name, _ in others)}" if others else ""
         raise ValueError(
             f"{name}: expected {before}, as {checkpoint.path.name} was trained, got {now}; "
-            f"a resumed run can't change it{also}"
+            f"a resumed run can't change it{also}; choose another directory, or begin anew "
+            "(--resume none --overwrite)"
         )
     for name, (before, now) in _differing(checkpoint.identity.machine, identity.machine).items():
         say(f"{name} was {before}, is {now}: the same run, but no longer bit by bit")

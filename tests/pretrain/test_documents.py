@@ -160,7 +160,7 @@ def test_any_text_comes_back_from_a_row(tmp_path_factory, texts):
 def test_a_file_that_is_no_text_is_refused(tmp_path, packer, content):
     path = tmp_path / f"a.txt{packer}"
     path.write_bytes(PACKERS[packer](content))
-    with pytest.raises(ValueError, match=r"a\.txt.*: expected text in UTF-8, got a file of whose"):
+    with pytest.raises(ValueError, match=r"a\.txt.*: expected text in UTF-8, got a file with"):
         describe_sources([path])
 
 

@@ -261,7 +261,8 @@ def test_all_that_differs_is_named_and_nothing_else(tmp_path):
         run(tmp_path, budget="3", warmup=0.5, identity=other)
     assert str(error.value) == (
         "data: expected 'a', as step-00000002 was trained, got nothing; a resumed run can't "
-        "change it; other, too: model.hidden_size, model.layers, tokenizer, warmup"
+        "change it; other, too: model.hidden_size, model.layers, tokenizer, warmup; choose "
+        "another directory, or begin anew (--resume none --overwrite)"
     )
 
 
