@@ -13,6 +13,7 @@ from bert.internals.distance import distance_from_reference  # noqa: E402
 from bert.internals.hooks import hook, hook_names  # noqa: E402
 from kernels import TORCH, TRITON  # noqa: E402
 from tests.bert.internals.tiny import CONFIG, batch_of, model_of  # noqa: E402
+from tests.kernels import interpreter  # noqa: E402, F401 - the repaired one
 
 # Their attention takes heads of 16 features and more.
 SMALL = replace(CONFIG, num_attention_heads=2, num_hidden_layers=1)
