@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from bert.text import TextReport
-from finetune.tables import decode_line
+from finetune.tables import decode_line, read_object
 
 if TYPE_CHECKING:
     from finetune.predictor import Predictor
@@ -242,7 +242,7 @@ def read_rows(
             continue
         text = decode_line(raw.removesuffix(b"\n").removesuffix(b"\r"), report)
         try:
-            example = parse(_record(text) if format == "jsonl" else text)
+            example = parse(read_object(text) if format == "jsonl" else text)
             yield InputRow(number, len(raw), example)
         except ValueError as error:
             yield InputRow(number, len(raw), error=str(error))
@@ -257,16 +257,3 @@ def _lines(source: Source) -> Iterator[bytes | None]:
         while line and not line.endswith(b"\n"):
             line = source.readline(LONGEST_LINE)
         yield None
-
-
-def _record(line: str) -> dict[str, Any]:
-    """Read an object."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"expected JSON: {error}" if line else "expected JSON, got nothing"
-        ) from None
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, got {type(record).__name__}")
-    return record

@@ -300,14 +300,27 @@ def read_jsonl(lines: Lines) -> Iterator[tuple[int, dict[str, Any]]]:
     for text in lines:
         if not text.strip():
             continue
-        place = f"{lines.path}, line {lines.number}"
         try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place}: expected JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise ValueError(f"{place}: expected an object, got {shown(record)}")
+            record = read_object(text)
+        except ValueError as error:
+            raise ValueError(f"{lines.path}, line {lines.number}: {error}") from None
         yield lines.number, record
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: it is none, or no JSON; the message doesn't say where.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = f": {error}" if text else ", got nothing"
+        raise ValueError(f"expected JSON{what}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, got {shown(record)}")
+    return record
 
 
 def _checked_header(fields: list[str], lines: Lines) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from bert.text import SURROGATE
 from finetune.evaluation.evidence import Evidence
+from finetune.tables import read_object
 from finetune.whole_file import whole_file
 
 PREDICTIONS, EVALUATION = "predictions.jsonl", "evaluation.json"
@@ -88,9 +89,7 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(file, start=1):
             place = f"{path}, line {number}"
             try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{place}: expected JSON: {error}") from None
-            if not isinstance(record, dict):
-                raise ValueError(f"{place}: expected an object, got {type(record).__name__}")
+                record = read_object(line)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
             yield place, record

@@ -82,7 +82,7 @@ def test_logits_that_are_not_finite_are_refused():
     ("line", "message"),
     [
         ("{", "expected JSON"),
-        ("[1]", "expected an object, got list"),
+        ("[1]", "expected an object, got [1]"),
         ('{"gold": "bad"}', "expected gold, one of the classes, and logits"),
         ('{"gold": "odd", "logits": {"bad": 1, "good": 0}}', "expected gold, one of the classes"),
         ('{"gold": "bad", "logits": {"bad": 1}}', "expected gold, one of the classes, and logits"),
